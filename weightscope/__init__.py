@@ -1,0 +1,61 @@
+"""weightscope: what is inside this checkpoint?
+
+import weightscope
+run = weightscope.analyze("path/to/checkpoint")
+run.to_dataframe()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from weightscope.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from weightscope.run import Run
+
+__all__ = ["__version__", "analyze", "load_run"]
+
+
+def analyze(
+    model: Any, *, out: str | Path | None = None, resume: bool = False, **settings: Any
+) -> Run:
+    """Analyse every weight matrix of a model.
+
+    Args:
+        model: Path of a safetensors file, folder or index; a hub id ``org/name``; a live
+            ``torch.nn.Module``; or a mapping of names to tensors.
+        out: Folder to keep the run in; nothing is kept where None.
+        resume: Continue an interrupted run in ``out``.
+        **settings: Fields of ``weightscope.settings.Settings``: ``metrics``, ``device``, ...
+
+    Returns:
+        A run: ``.rows``, ``.summary``, ``.to_dataframe()``, ``.spectrum(name)``.
+
+    Raises:
+        weightscope.errors.WeightscopeError: What went wrong, in one sentence.
+    """
+    from pathlib import Path
+
+    from weightscope import analysis
+    from weightscope.settings import Settings, parse_floor
+
+    if isinstance(settings.get("eval_floor"), str):
+        settings["eval_floor"] = parse_floor(settings["eval_floor"])
+    saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
+    return analysis.analyze(model, Settings(**settings), saving)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a saved run; needs neither the weights nor torch.
+
+    Raises:
+        weightscope.errors.RunFolderError: Not a finished run folder.
+    """
+    from pathlib import Path
+
+    from weightscope.storage import load_run as load
+
+    return load(Path(folder))

@@ -1,0 +1,1 @@
+"""Where the work runs: one executor per file."""

@@ -1,0 +1,94 @@
+"""One machine: a pool of workers for small matrices, all threads together for large ones.
+
+Several matrices side by side, each with a single BLAS thread, use the cores far better than
+several threads inside one small eigen-solve. The thread count is set inside each worker: set only
+in the main thread it does not reach the linear algebra of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+
+from weightscope.matrix import Matrix
+from weightscope.measurement import Measurement
+from weightscope.plan import Batch
+
+
+def available_threads() -> int:
+    """Cores that this process may use: its affinity, bounded by the container's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def resolve_device(wanted: str) -> tuple[str, str]:
+    """Device to compute on, and its name for people.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.partition(":")[0] == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("no CUDA device can be used here")
+        index = torch.device(wanted).index or 0
+        if index >= torch.cuda.device_count():
+            raise ValueError(f"there are {torch.cuda.device_count()} CUDA devices")
+        return f"cuda:{index}", torch.cuda.get_device_name(index)
+    if wanted == "mps":
+        # Metal has no float64, which the figures need
+        return "cpu", "CPU (mps has no float64)"
+    if wanted != "cpu":
+        raise ValueError("choose auto, cpu, cuda, cuda:N or mps")
+    return "cpu", "CPU"
+
+
+def run(
+    batches: Iterable[Batch], work: Callable[[Matrix], Measurement], threads: int, device: str
+) -> Iterator[tuple[Batch, list[Measurement]]]:
+    """Measure every matrix; yield whole batches in the order of the plan.
+
+    Args:
+        batches: What to do.
+        work: Measures one matrix; called in worker threads.
+        threads: Cores to use.
+        device: Where ``work`` computes; a GPU is fed by one worker.
+    """
+    single = device != "cpu"
+    for alone, group in groupby(batches, key=lambda batch: batch.alone or single):
+        workers = 1 if alone else threads
+        yield from _run_group(list(group), work, workers, threads if alone else 1)
+
+
+def _run_group(
+    batches: list[Batch], work: Callable[[Matrix], Measurement], workers: int, threads: int
+) -> Iterator[tuple[Batch, list[Measurement]]]:
+    matrices = (matrix for batch in batches for matrix in batch.matrices)
+    # a window of futures bounds what is read ahead; results come out in plan order
+    pending: deque[Future[Measurement]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+    try:
+        for matrix in islice(matrices, 2 * workers):
+            pending.append(pool.submit(work, matrix))
+        for batch in batches:
+            measured = []
+            for _ in batch.matrices:
+                measured.append(pending.popleft().result())
+                pending.extend(pool.submit(work, matrix) for matrix in islice(matrices, 1))
+            yield batch, measured
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""Model-family knowledge as tables: roles, packed names."""

@@ -1,0 +1,128 @@
+"""What a tensor's name says about its role, as a table of rules in order.
+
+Names follow the model libraries' habits, so each rule names the families it was made for. The
+first rule that matches wins; what no rule knows is ``other`` and is analysed all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+ROLES = (
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_o",
+    "attn_qkv",
+    "mlp_gate",
+    "mlp_up",
+    "mlp_down",
+    "mlp_gate_up",
+    "expert_gate",
+    "expert_up",
+    "expert_down",
+    "expert_gate_up",
+    "router",
+    "embedding",
+    "position",
+    "lm_head",
+    "conv",
+    "norm",
+    "other",
+)
+OUTSIDE_BLOCKS = frozenset({"embedding", "position", "lm_head"})
+"""Roles that stay out of model averages and of WeLore's fit."""
+
+_EXPERT = r"(^|\.)experts(\.|$)"
+_ATTENTION = r"(^|[._])(attn|attention|self_attn|selfattention|encdecattention|crossattention|mha)"
+
+_RULES: tuple[tuple[str, str], ...] = (
+    # mixtures of experts: Mixtral w1/w2/w3; DBRX w1/v1/w2; Qwen, DeepSeek, OLMoE, gpt-oss, Llama-4
+    (_EXPERT + r".*(gate_up_proj|gate_and_up|input_linear)$", "expert_gate_up"),
+    (_EXPERT + r".*(gate_proj|w1|linear_fc1_gate)$", "expert_gate"),
+    (_EXPERT + r".*(up_proj|w3|v1|fc1|wi)$", "expert_up"),
+    (_EXPERT + r".*(down_proj|w2|fc2|wo|output_linear)$", "expert_down"),
+    (r"(router(\.(layer|classifier|linear|weight|gate|proj))?|shared_expert_gate)$", "router"),
+    (r"(mlp|moe|feed_forward|ffn|block_sparse_moe)\.gate$", "router"),
+    # positions before embeddings: both end alike
+    (r"(position|pos)_?(embeddings?|embed|embedding_table|emb|ids|bias_table)$", "position"),
+    (r"(embed_positions|wpe|positional_embedding|relative_attention_bias|pe|rel_pos_[hw])$",
+     "position"),
+    (r"(position_embedding|relative_position|rotary).*$", "position"),
+    (r"(^|\.)(word_embeddings|token_type_embeddings|embed_tokens(_per_layer)?|wte|tok_embeddings)$",
+     "embedding"),
+    (r"(^|\.)(token_embedding|embed_in|shared|embeddings?|embed|tokens_embed|emb)$", "embedding"),
+    (r"(^|\.)(lm_head|embed_out|classifier|score|qa_outputs|predictions\.decoder|head|heads\.head)$",
+     "lm_head"),
+    (r"^output$|^(model\.)?output_projection$|^classification_head\..*$|^fc$", "lm_head"),
+    (r"(^|[._])(norm|layernorm|layer_norm|ln_?\d*|ln_f|rmsnorm|batchnorm|bn\d*)$", "norm"),
+    # fused attention: GPT-2 c_attn, Phi qkv_proj, NeoX/BLOOM/Falcon query_key_value, MPT Wqkv
+    (r"(c_attn|qkv_proj|query_key_value|wqkv|w_pack|in_proj_weight|in_proj_qkvz)$", "attn_qkv"),
+    (r"(^|\.)(qkv|to_qkv|attn\.in_proj|self_attn\.in_proj)$", "attn_qkv"),
+    (r"(^|[._])(q_proj|query|to_q|add_q_proj|q_lin|wq|q_a_proj|q_b_proj|query_proj)$", "attn_q"),
+    (r"(^|[._])(k_proj|key|to_k|add_k_proj|k_lin|wk|key_proj)$", "attn_k"),
+    (r"(^|[._])(v_proj|value|to_v|add_v_proj|v_lin|wv|value_proj)$", "attn_v"),
+    (_ATTENTION + r"[^.]*\.(q|queries)$", "attn_q"),
+    (_ATTENTION + r"[^.]*\.(k|keys)$", "attn_k"),
+    (_ATTENTION + r"[^.]*\.(v|values)$", "attn_v"),
+    (_ATTENTION + r".*\.(o|o_proj|out_proj|output\.dense|dense|c_proj|wo|out|proj|out_lin)$",
+     "attn_o"),
+    (r"(^|\.)(o_proj|to_out(\.0)?|to_add_out|out_lin|wo)$(?<!mlp\.wo)(?<!dense\.wo)", "attn_o"),
+    (_ATTENTION + r".*\.to_out\.\d+$", "attn_o"),
+    # feed-forward: Llama gate/up/down; BERT intermediate/output; GPT-2 c_fc/c_proj; T5 wi/wo
+    (r"(^|[._])(gate_up_proj|gate_and_up_proj|fc1_gate_up)$", "mlp_gate_up"),
+    (r"(^|\.)(gate_proj|w1|wi_0|linear_gate)$", "mlp_gate"),
+    (r"(^|\.)(up_proj|w3|wi_1|wi|c_fc|fc1|fc_in|lin1|linear1|intermediate\.dense)$", "mlp_up"),
+    (r"(^|\.)(dense_h_to_4h|linear_fc1)$", "mlp_up"),
+    (r"(^|\.)(down_proj|w2|wo|fc2|fc_out|lin2|linear2|output\.dense|dense_4h_to_h)$", "mlp_down"),
+    (r"(^|\.)(mlp\.c_proj|linear_fc2)$", "mlp_down"),
+)  # fmt: skip
+_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
+_CONV_NAME = re.compile(
+    r"(^|[._])(conv|deconv|convolution|patch_embedding)|conv(\d*[a-z]?)?$", re.I
+)
+
+
+class Place(NamedTuple):
+    """Where a name puts its tensor: block and expert index, and the pattern without them."""
+
+    module: str
+    block: int | None
+    expert: int | None
+
+
+def place_of(name: str) -> Place:
+    """Split a tensor name into its pattern and its indices."""
+    parts = name.removesuffix(".weight").split(".")
+    block: int | None = None
+    expert: int | None = None
+    for position, part in enumerate(parts):
+        if not (part.isascii() and part.isdigit() and len(part) < 10):
+            continue
+        if position and parts[position - 1] == "experts":
+            expert = int(part)
+        elif block is None:
+            block = int(part)
+        else:
+            continue
+        parts[position] = "#"
+    return Place(".".join(parts), block, expert)
+
+
+def role_of(module: str) -> str:
+    """Role of a two-dimensional weight by its module pattern; ``other`` where no rule knows it."""
+    for pattern, role in _COMPILED:
+        if pattern.search(module):
+            return role
+    return "other"
+
+
+def is_expert_stack(module: str) -> bool:
+    """Whether the name of a 3-D tensor says that it stacks experts."""
+    return bool(re.search(r"(^|\.)experts?(\.|$)|(^|\.)(moe|block_sparse_moe)\.", module))
+
+
+def is_convolution(module: str) -> bool:
+    """Whether the name of a 3-D tensor says that it is a convolution kernel."""
+    return bool(_CONV_NAME.search(module)) and not is_expert_stack(module)

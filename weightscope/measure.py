@@ -1,0 +1,158 @@
+"""Bytes to spectra: read one matrix, move it to the device, decompose it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from weightscope.checkpoint import Checkpoint
+from weightscope.decompositions.entries import entry_statistics, scale_for
+from weightscope.decompositions.farms import SMALLEST_WINDOW, Windows, window_spectra, windows_for
+from weightscope.decompositions.full import full_spectrum
+from weightscope.formats import memory, safetensors
+from weightscope.layouts.roles import OUTSIDE_BLOCKS
+from weightscope.matrix import Matrix
+from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
+from weightscope.outcome import Failure
+from weightscope.power_law import PowerLaw, fit_power_law
+from weightscope.recipe import Farms
+from weightscope.spectrum import FloatArray
+from weightscope.tensor import DTYPES, TensorRef
+
+_SOLVER_ERRORS = (torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
+Reader = Callable[[TensorRef, int | None], torch.Tensor]
+
+
+def reader_for(checkpoint: Checkpoint) -> Reader:
+    """The function that reads tensors of a checkpoint, or one index of their first dimension."""
+    if checkpoint.format == "memory":
+        return lambda ref, part: memory.read_tensor(checkpoint.memory, ref, part)
+    return safetensors.read_tensor
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How every matrix of a run is measured.
+
+    Attributes:
+        read: Reads tensors.
+        farms: FARMS recipe; None where the family was not asked for.
+        device: Where the linear algebra runs.
+        farms_embeddings: Cut windows from embeddings and heads too.
+    """
+
+    read: Reader
+    farms: Farms | None
+    device: str = "cpu"
+    farms_embeddings: bool = False
+
+    def __call__(self, matrix: Matrix) -> Measurement:
+        """Measure one matrix.
+
+        Raises:
+            CheckpointError: Its bytes cannot be read.
+        """
+        stored = self.read(matrix.tensor, matrix.expert if matrix.view == "expert" else None)
+        try:
+            return self._on(self.device, matrix, stored)
+        except _SOLVER_ERRORS as error:
+            failed = _failed(matrix, error)
+        if self.device != "cpu":
+            try:
+                return self._on("cpu", matrix, stored)
+            except _SOLVER_ERRORS as error:
+                return _failed(matrix, error)
+        return failed
+
+    def _on(self, device: str, matrix: Matrix, stored: torch.Tensor) -> Measurement:
+        slices = _slices(matrix, stored.to(device))
+        stats = entry_statistics(slices, DTYPES[matrix.tensor.dtype])
+        if stats.nonfinite:
+            return Measurement(matrix, stats)
+        spectrum = full_spectrum(slices, stats)
+        spectrum = replace(spectrum, solver=f"{spectrum.solver}-{torch.device(device).type}")
+        farms = self._farms(matrix, slices, stats) if spectrum.largest else None
+        return Measurement(matrix, stats, spectrum, farms)
+
+    def _farms(
+        self, matrix: Matrix, slices: list[torch.Tensor], stats: EntryStatistics
+    ) -> FarmsFit | Failure | None:
+        if self.farms is None:
+            return None
+        if matrix.role in OUTSIDE_BLOCKS and not self.farms_embeddings:
+            return Failure("embeddings and heads get FARMS windows only with --farms-embeddings")
+        conv = matrix.role == "conv"
+        windows = windows_for(matrix.rows, matrix.cols, self.farms, conv)
+        if windows is None:
+            return Failure(f"the matrix is too small for a window of {SMALLEST_WINDOW} rows")
+        blocks = self.farms.geometry == "paper-conv" and conv
+        spectra = window_spectra(slices, windows, scale_for(stats.abs_max or 0.0), blocks)
+        return (_fit_blocks if blocks else _fit_pooled)(spectra, windows, matrix, self.farms)
+
+
+def _failed(matrix: Matrix, error: Exception) -> Measurement:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Measurement(matrix, failure=Failure(f"the solver failed ({first})"))
+
+
+def _slices(matrix: Matrix, stored: torch.Tensor) -> list[torch.Tensor]:
+    if matrix.view == "conv_slices":
+        kernels = stored.reshape(*stored.shape[:2], -1)
+        return [kernels[:, :, j] for j in range(kernels.shape[2])]
+    return [stored.reshape(matrix.rows, matrix.cols)]
+
+
+def _fit_pooled(spectra: FloatArray, windows: Windows, matrix: Matrix, recipe: Farms) -> FarmsFit:
+    """One fit of all windows of all slices; the spread over single windows beside it."""
+    fit = _fit(spectra.ravel(), windows, recipe)
+    single = [_fit(evals, windows, recipe) for evals in spectra.reshape(-1, spectra.shape[-1])]
+    return _farms_fit(fit, _spread(single), windows, matrix, recipe)
+
+
+def _fit_blocks(spectra: FloatArray, windows: Windows, matrix: Matrix, recipe: Farms) -> FarmsFit:
+    """The authors' convolution rule: pool each block over the kernel, fit, average the blocks."""
+    fits = [_fit(spectra[:, k].ravel(), windows, recipe) for k in range(spectra.shape[1])]
+    good = [fit for fit in fits if isinstance(fit, PowerLaw)]
+    if not good:
+        return _farms_fit(fits[0], None, windows, matrix, recipe)
+    alpha, xmin, ks, stderr = (
+        float(np.mean([getattr(fit, key) for fit in good]))
+        for key in ("alpha", "xmin", "ks", "stderr")
+    )
+    n_tail = sum(fit.n_tail for fit in good)
+    mean = PowerLaw(alpha, xmin, ks, n_tail, stderr, f"{good[0].method}-block-mean")
+    return _farms_fit(mean, _spread(fits), windows, matrix, recipe)
+
+
+def _fit(evals: FloatArray, windows: Windows, recipe: Farms) -> PowerLaw | Failure:
+    top = float(evals.max())
+    if not top:
+        return Failure("all windows are zero")
+    floor = recipe.floor.threshold(top, max(windows.rows, windows.cols))
+    fit = fit_power_law(evals / top, recipe.fit, floor / top)
+    return fit if isinstance(fit, Failure) else replace(fit, xmin=fit.xmin * top)
+
+
+def _spread(fits: list[PowerLaw | Failure]) -> float | None:
+    alphas = [fit.alpha for fit in fits if isinstance(fit, PowerLaw)]
+    return float(np.std(alphas, ddof=1)) if len(alphas) > 1 else None
+
+
+def _farms_fit(
+    fit: PowerLaw | Failure, sd: float | None, windows: Windows, matrix: Matrix, recipe: Farms
+) -> FarmsFit:
+    rows, cols = matrix.rows, matrix.cols
+    if windows.col_starts == (0,) and recipe.geometry == "paper-conv" and rows < cols:
+        rows, cols = cols, rows
+    return FarmsFit(
+        fit,
+        sd,
+        windows.cols / windows.rows,
+        windows.count * matrix.slices,
+        windows.rows,
+        windows.cols,
+        windows.coverage(rows, cols),
+    )

@@ -1,0 +1,73 @@
+"""What measuring one matrix yields: its spectrum and the scalars that need the entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weightscope.matrix import Matrix
+from weightscope.outcome import Failure
+from weightscope.power_law import PowerLaw
+from weightscope.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class EntryStatistics:
+    """Facts about the entries of one matrix.
+
+    Attributes:
+        mean: Mean of the entries.
+        std: Population standard deviation.
+        abs_max: Largest magnitude.
+        zero_fraction: Share of exact zeros.
+        nonfinite: Number of NaN and infinite entries; where any, the others are None.
+        sv_floor: What rounding to the stored dtype can add to any singular value (units of W).
+    """
+
+    mean: float | None
+    std: float | None
+    abs_max: float | None
+    zero_fraction: float | None
+    nonfinite: int
+    sv_floor: float | None
+
+
+@dataclass(frozen=True)
+class FarmsFit:
+    """The power law of the pooled window spectra.
+
+    Attributes:
+        fit: Fit of the pooled eigenvalues, or why there is none.
+        sd: Standard deviation of the exponents of single windows, where at least two were fitted.
+        q: Window columns over window rows.
+        windows: Windows in all slices together.
+        rows: Window rows.
+        cols: Window columns.
+        coverage: Share of the entries that lie in at least one window.
+    """
+
+    fit: PowerLaw | Failure
+    sd: float | None
+    q: float
+    windows: int
+    rows: int
+    cols: int
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One matrix, measured.
+
+    Attributes:
+        matrix: What was measured.
+        stats: Its entries; None where it could not be read as numbers.
+        spectrum: Its singular values; None where it has none.
+        farms: FARMS fit, why it failed, or None where it was not asked for.
+        failure: Why there is no spectrum although the entries were read.
+    """
+
+    matrix: Matrix
+    stats: EntryStatistics | None = None
+    spectrum: Spectrum | None = None
+    farms: FarmsFit | Failure | None = None
+    failure: Failure | None = None

@@ -1,0 +1,148 @@
+"""The power-law exponent of the spectrum's tail: HTSR's and WeightWatcher's alpha."""
+
+from __future__ import annotations
+
+from math import log, log10
+
+import numpy as np
+
+from weightscope.columns import Column
+from weightscope.measurement import Measurement
+from weightscope.outcome import Failure, Value, Values
+from weightscope.power_law import fit_power_law
+from weightscope.settings import Settings
+from weightscope.spectrum import Spectrum
+
+OVER, UNDER = 2.0, 6.0
+NEEDS: tuple[str, ...] = ()
+_CSN = "Clauset, Shalizi & Newman, SIAM Review 51 (2009)"
+COLUMNS = (
+    Column(
+        "alpha",
+        "number",
+        "power-law exponent of the eigenvalue density's tail",
+        formula="1 + n / sum ln(l_i / xmin) over the n tail eigenvalues; xmin by smallest KS "
+        "distance",
+        range="(1, inf)",
+        reading="HTSR: 2 to 6 heavy-tailed and well trained, 2 ideal; above 6 weakly heavy-tailed "
+        "('under-trained'); below 2 very heavy-tailed ('over-trained').",
+        caution="The thresholds are one school's heuristics and belong to this fit only. With few "
+        "tail points or a large ks there is no power law to speak of. Square untrained layers look "
+        "'ideal' under the mid fit. Do not compare exponents across fits or data types.",
+        noise="12.7 (Q = 1) to 17 (Q = 4) on the ideal Marchenko-Pastur law; single draws scatter "
+        "from 4 to 33",
+        source=_CSN + "; Martin & Mahoney, JMLR 22 (2021)",
+    ),
+    Column(
+        "alpha_method",
+        "text",
+        "which fit: ks, ks-small-sample, mid, peak, peak-fixed",
+        reading="ks searches every eigenvalue; mid takes the median as xmin (TempBalance); peak "
+        "searches below 1.5 times the density's peak, as coded by AlphaPruning and FARMS; "
+        "ks-small-sample is ks with the (n - 1) estimator below 20 eigenvalues.",
+    ),
+    Column(
+        "alpha_stderr",
+        "number",
+        "leading-order standard error of alpha",
+        formula="(alpha - 1) / sqrt(n)",
+        range="(0, inf)",
+        caution="Assumes independent points and a known xmin; eigenvalues repel, and xmin is "
+        "chosen.",
+        source=_CSN,
+    ),
+    Column(
+        "alpha_xmin",
+        "number",
+        "eigenvalue where the tail starts",
+        unit="W^2",
+        range="(0, inf)",
+        source=_CSN,
+    ),
+    Column(
+        "alpha_ks",
+        "number",
+        "Kolmogorov-Smirnov distance of tail and fit",
+        formula="max |F(l_j) - j/n|, j = 0 .. n-1 (empirical distribution from the left)",
+        range="[0, 1]",
+        reading="Trained language-model layers: 0.01 to 0.06; above 0.1 it is no power law.",
+        noise="0.12 to 0.13",
+        source=_CSN,
+    ),
+    Column(
+        "alpha_n_tail",
+        "integer",
+        "eigenvalues in the tail",
+        formula="#{l_i >= xmin}",
+        range="2 .. n",
+        reading="Below 50 the exponent is uncertain.",
+        source=_CSN,
+    ),
+    Column(
+        "alpha_band",
+        "text",
+        "very-heavy (alpha < 2), heavy (2 to 6), weak (above 6)",
+        caution="HTSR's thresholds, meant for the ks fit.",
+        source="Martin & Mahoney, JMLR 22 (2021)",
+    ),
+    Column(
+        "alpha_hat",
+        "number",
+        "exponent weighted by scale ('weighted alpha')",
+        formula="alpha log10 l_1",
+        unit="log W^2",
+        reading="For comparing models of one family; lower is better there.",
+        caution="Changes when all weights are multiplied by a constant.",
+        source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+    ),
+    Column(
+        "log_alpha_norm",
+        "number",
+        "log10 of the Schatten norm of order 2 alpha, to that power",
+        formula="log10 sum l_i^alpha, all eigenvalues",
+        unit="log W^2",
+        caution="Changes when all weights are multiplied by a constant.",
+        source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+    ),
+)
+
+
+def band_of(alpha: float) -> str:
+    """HTSR's band of an exponent."""
+    if alpha < OVER:
+        return "very-heavy"
+    return "heavy" if alpha <= UNDER else "weak"
+
+
+def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
+    """Fit the tail of the whole spectrum."""
+    spectrum = measured.spectrum
+    if spectrum is None or spectrum.largest == 0:
+        return {}
+    # fitted on eigenvalues over the largest, so that no scale of W can overflow
+    evals = np.square(spectrum.singular_values / spectrum.largest)
+    lambda_max = spectrum.largest**2
+    floor = settings.eval_floor.threshold(lambda_max, spectrum.N) / lambda_max
+    fit = fit_power_law(evals, settings.xmin, floor)
+    if isinstance(fit, Failure):
+        return {"alpha": fit}
+    values: dict[str, Value | Failure] = {
+        "alpha": fit.alpha,
+        "alpha_method": fit.method,
+        "alpha_stderr": fit.stderr,
+        "alpha_xmin": fit.xmin * lambda_max,
+        "alpha_ks": fit.ks,
+        "alpha_n_tail": fit.n_tail,
+        "alpha_band": band_of(fit.alpha),
+        "alpha_hat": fit.alpha * 2 * log10(spectrum.largest),
+        "log_alpha_norm": _log_alpha_norm(spectrum, fit.alpha),
+    }
+    if fit.gap is not None:
+        values["alpha_gap"] = fit.gap
+    return values
+
+
+def _log_alpha_norm(spectrum: Spectrum, alpha: float) -> float:
+    """log10 sum l^alpha, evaluated around the largest eigenvalue so that it cannot overflow."""
+    logs = 2 * np.log(spectrum.singular_values[spectrum.singular_values > 0])
+    return float((alpha * logs[0] + np.log(np.sum(np.exp(alpha * (logs - logs[0]))))) / log(10))

@@ -1,0 +1,81 @@
+"""FARMS: the exponent without the bias of the aspect ratio."""
+
+from __future__ import annotations
+
+from weightscope.columns import Column
+from weightscope.measurement import FarmsFit, Measurement
+from weightscope.outcome import Failure, Value, Values
+from weightscope.settings import Settings
+
+NEEDS: tuple[str, ...] = ()
+_SOURCE = "Hu et al., FARMS, arXiv 2506.06280"
+COLUMNS = (
+    Column(
+        "alpha_farms",
+        "number",
+        "power-law exponent of the pooled spectra of fixed-aspect-ratio windows",
+        formula="the fit of farms_method on the eigenvalues of all windows together",
+        range="(1, inf)",
+        reading="For ranking layers of different shapes: higher is less heavy-tailed.",
+        caution="Not on the scale of alpha: windows cut from a matrix have spectra of their own. "
+        "HTSR's thresholds do not apply. Windows share entries, so they are not independent.",
+        noise="2.12 under the mid fit with square windows; above 6 under ks",
+        source=_SOURCE,
+    ),
+    Column("farms_method", "text", "fit of the pooled eigenvalues: ks, mid, peak", source=_SOURCE),
+    Column(
+        "alpha_farms_sd",
+        "number",
+        "standard deviation of the exponents of single windows",
+        range="[0, inf)",
+        reading="How much the answer depends on where one looks; pooling hides it.",
+    ),
+    Column("alpha_farms_xmin", "number", "where the pooled tail starts", unit="W^2"),
+    Column("alpha_farms_ks", "number", "KS distance of the pooled fit", range="[0, 1]"),
+    Column("alpha_farms_n_tail", "integer", "pooled eigenvalues in the tail"),
+    Column("farms_q", "number", "window columns over window rows"),
+    Column("farms_windows", "integer", "number of windows, all slices together"),
+    Column("farms_window_rows", "integer", "window rows"),
+    Column("farms_window_cols", "integer", "window columns"),
+    Column(
+        "farms_coverage",
+        "number",
+        "share of the entries that lie in at least one window",
+        range="(0, 1]",
+        reading="Below 1 the figure speaks for part of the matrix only.",
+    ),
+)
+
+
+def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
+    """What the windows gave when the matrix was on the device."""
+    farms = measured.farms
+    if farms is None:
+        return {}
+    if isinstance(farms, Failure):
+        return {"alpha_farms": farms}
+    return {**_geometry(farms), **_fit(farms)}
+
+
+def _geometry(farms: FarmsFit) -> dict[str, Value | Failure]:
+    return {
+        "farms_q": farms.q,
+        "farms_windows": farms.windows,
+        "farms_window_rows": farms.rows,
+        "farms_window_cols": farms.cols,
+        "farms_coverage": farms.coverage,
+    }
+
+
+def _fit(farms: FarmsFit) -> dict[str, Value | Failure]:
+    fit = farms.fit
+    if isinstance(fit, Failure):
+        return {"alpha_farms": fit}
+    return {
+        "alpha_farms": fit.alpha,
+        "farms_method": fit.method,
+        "alpha_farms_sd": farms.sd,
+        "alpha_farms_xmin": fit.xmin,
+        "alpha_farms_ks": fit.ks,
+        "alpha_farms_n_tail": fit.n_tail,
+    }

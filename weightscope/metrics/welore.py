@@ -1,0 +1,126 @@
+"""WeLore: which matrices are low-rank, by one threshold for the whole model (arXiv 2407.11239).
+
+The singular values of each matrix are mapped to [0, 1] by ``d = (s - s_min)/(s_max - s_min)``, and
+every matrix keeps the ranks with ``d >= k``. The paper searches k on a grid and its code looks it
+up in a table; here it is found exactly, from the sorted d of all matrices together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightscope.columns import Column
+from weightscope.outcome import Value
+from weightscope.spectrum import FloatArray, Spectrum
+
+LOW_RANK = 0.5
+"""A matrix that keeps less than this share of its numerical rank is LRC."""
+NEEDS = ("rank",)
+_SOURCE = "Jaiswal et al., WeLore, arXiv 2407.11239"
+COLUMNS = (
+    Column(
+        "welore_rank",
+        "integer",
+        "ranks that WeLore would keep at the target reduction",
+        formula="#{(s_i - s_min)/(s_max - s_min) >= k}, one k for the model",
+        range="1 .. n",
+        reading="Factorising saves parameters only below N M / (N + M).",
+        caution="The scale is set by the largest singular value alone: one outlier turns any "
+        "matrix into an LRC. Changes with the set of matrices analysed.",
+        source=_SOURCE,
+    ),
+    Column(
+        "welore_rank_ratio", "number", "welore_rank over the number of singular values",
+        range="(0, 1]", source=_SOURCE,
+    ),
+    Column(
+        "welore_class",
+        "text",
+        "LRC (low-rank: compress and fine-tune) or N-LRC (keep and freeze)",
+        formula="LRC where welore_rank < rank / 2",
+        source=_SOURCE,
+    ),
+    Column(
+        "welore_relative_error",
+        "number",
+        "relative Frobenius error of keeping welore_rank directions",
+        formula="sqrt(sum of dropped l / sum l)",
+        range="[0, 1)",
+        reading="The price of the truncation, in weights and not in accuracy.",
+        source="Eckart & Young 1936",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeloreFit:
+    """The threshold for a model.
+
+    Attributes:
+        k: Threshold on the normalised singular values.
+        target: Share of ranks that was to be removed.
+        attempted: Share that the threshold removes, before the class rule.
+        matrices: Matrices in the fit.
+    """
+
+    k: float
+    target: float
+    attempted: float
+    matrices: int
+
+
+def normalised(spectrum: Spectrum) -> FloatArray | None:
+    """d of every singular value, descending; None where all are equal."""
+    s = spectrum.singular_values
+    span = s[0] - s[-1]
+    if span <= 1e-12 * s[0]:
+        return None
+    values: FloatArray = (s - s[-1]) / span
+    return values
+
+
+def pruned_rank(spectrum: Spectrum, k: float) -> int:
+    """Singular values that threshold k removes."""
+    d = normalised(spectrum)
+    return 0 if d is None else int(np.count_nonzero(d < k))
+
+
+def fit(spectra: Sequence[Spectrum], target: float) -> WeloreFit | None:
+    """Find the threshold that removes the target share of all ranks, or the nearest reachable one.
+
+    Args:
+        spectra: The matrices to be reduced together.
+        target: Share of their ranks to remove ("attempted" reduction), in (0, 1).
+
+    Returns:
+        The threshold in the middle of the gap it lies in; None where no matrix can be reduced.
+    """
+    parts = [d for d in map(normalised, spectra) if d is not None]
+    if not parts:
+        return None
+    pooled = np.sort(np.concatenate(parts))
+    # cutting between two equal values is impossible
+    steps = np.flatnonzero(pooled[1:] > pooled[:-1]) + 1
+    wanted = target * len(pooled)
+    count = int(steps[np.argmin(np.abs(steps - wanted))])
+    k = float(pooled[count - 1] + pooled[count]) / 2
+    return WeloreFit(k, target, count / len(pooled), len(parts))
+
+
+def evaluate(spectrum: Spectrum, rank: int, fitted: WeloreFit) -> dict[str, Value]:
+    """Rank, class and error of one matrix under the model's threshold."""
+    if spectrum.largest == 0:
+        return {}
+    n = len(spectrum.singular_values)
+    pruned = pruned_rank(spectrum, fitted.k)
+    s = spectrum.singular_values / spectrum.largest
+    dropped = float(np.sum(s[n - pruned :] ** 2)) / float(np.sum(s**2))
+    return {
+        "welore_rank": n - pruned,
+        "welore_rank_ratio": (n - pruned) / n,
+        "welore_class": "LRC" if n - pruned < LOW_RANK * rank else "N-LRC",
+        "welore_relative_error": dropped**0.5,
+    }

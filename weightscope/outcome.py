@@ -1,0 +1,30 @@
+"""A quantity that could not be computed: why, as data, never a sentinel number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a quantity is undefined, and what to do about it.
+
+    Attributes:
+        reason: A clause for people, without a final full stop.
+        advice: What the reader can do, or an empty string.
+    """
+
+    reason: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.advice}" if self.advice else self.reason
+
+
+Number = float | int
+Value = Number | str | None
+"""A cell: a finite number, a word, or nothing."""
+
+Values = Mapping[str, Value | Failure]
+"""Column name to cell, or to why the cell is empty."""

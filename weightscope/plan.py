@@ -1,0 +1,121 @@
+"""What will be done in which order, and what it will cost; no weight is read.
+
+The unit of work is a matrix, the unit of commitment a batch: consecutive matrices bounded in bytes
+and operations, so that an interruption loses little. Whether a matrix gets one thread or all of
+them depends on its shape alone, so the figures do not depend on what else is analysed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from weightscope.matrix import Matrix
+from weightscope.recipe import Farms
+from weightscope.tensor import DTYPES
+
+BATCH_BYTES = 64 << 20
+BATCH_FLOPS = 2e11
+BATCH_MATRICES = 64
+SHARED_FLOPS = 5e11
+"""Matrices that need more operations than this get all threads, one after the other."""
+BLOCK_BYTES = 256 << 20
+BASE_BYTES = 600 << 20
+SOLVE_FLOPS = 4 / 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Matrices whose results are written to disk together.
+
+    Attributes:
+        index: Position in the plan.
+        matrices: In the order in which they are read.
+        alone: Each of them gets all threads.
+    """
+
+    index: int
+    matrices: tuple[Matrix, ...]
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything to do.
+
+    Attributes:
+        batches: In order of execution.
+        flops: Floating-point operations of the linear algebra.
+        bytes_read: Stored bytes to read.
+        peak_bytes: Expected peak memory with one worker.
+    """
+
+    batches: tuple[Batch, ...]
+    flops: float
+    bytes_read: int
+    peak_bytes: int
+
+    @property
+    def matrices(self) -> Iterator[Matrix]:
+        """All matrices, in order of execution."""
+        for batch in self.batches:
+            yield from batch.matrices
+
+
+def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None) -> Plan:
+    """Order the matrices by place in their files, small ones first, and cut them into batches."""
+
+    def place(matrix: Matrix) -> tuple[bool, str, int, int]:
+        ref = matrix.tensor
+        return _alone(matrix, farms), ref.file, ref.start, matrix.expert or 0
+
+    batches: list[Batch] = []
+    for alone, group in groupby(sorted(matrices, key=place), key=lambda m: _alone(m, farms)):
+        for chunk in _chunks(group, farms):
+            batches.append(Batch(len(batches), chunk, alone))
+    return Plan(
+        tuple(batches),
+        sum(flops(m, farms) for m in matrices),
+        sum(m.nbytes for m in matrices),
+        BASE_BYTES + max((_memory(m) for m in matrices), default=0),
+    )
+
+
+def _chunks(matrices: Iterator[Matrix], farms: Farms | None) -> Iterator[tuple[Matrix, ...]]:
+    chunk: list[Matrix] = []
+    room, work = BATCH_BYTES, BATCH_FLOPS
+    for matrix in matrices:
+        cost = flops(matrix, farms)
+        if chunk and (matrix.nbytes > room or cost > work or len(chunk) == BATCH_MATRICES):
+            yield tuple(chunk)
+            chunk, room, work = [], BATCH_BYTES, BATCH_FLOPS
+        chunk.append(matrix)
+        room -= matrix.nbytes
+        work -= cost
+    if chunk:
+        yield tuple(chunk)
+
+
+def _alone(matrix: Matrix, farms: Farms | None) -> bool:
+    return flops(matrix, farms) > SHARED_FLOPS
+
+
+def flops(matrix: Matrix, farms: Farms | None) -> float:
+    """Operations for one matrix: Gram product, eigenvalues, and those of the windows."""
+    N, M = matrix.N, matrix.M
+    total = matrix.slices * (N * M**2 + SOLVE_FLOPS * M**3)
+    if farms is None or not M:
+        return float(total)
+    short = min(farms.rows or min(max(M // 2, 32), 1024), M)
+    ops = farms.per_dimension
+    count = min(ops, max(1, -(-2 * matrix.rows // short) - 1)) * min(
+        ops, max(1, -(-2 * matrix.cols // short) - 1)
+    )
+    return float(total + matrix.slices * count * (2 + SOLVE_FLOPS) * short**3)
+
+
+def _memory(matrix: Matrix) -> int:
+    gram = 8 * matrix.M**2
+    stored = matrix.params * DTYPES[matrix.tensor.dtype].bits // 8
+    return 3 * gram + 2 * min(BLOCK_BYTES, 8 * matrix.params) + stored

@@ -1,0 +1,66 @@
+"""Measurements as plain JSON values and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from weightscope.matrix import Matrix
+from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
+from weightscope.outcome import Failure
+from weightscope.power_law import PowerLaw
+from weightscope.spectrum import FloatArray, Spectrum
+
+
+def measurement_record(measured: Measurement) -> dict[str, Any]:
+    """Everything about a measurement but its singular values."""
+    spectrum = None
+    if measured.spectrum is not None:
+        spectrum = {
+            key: getattr(measured.spectrum, key)
+            for key in ("N", "M", "slices", "resolution", "relative_error", "solver")
+        }
+    return {
+        "name": measured.matrix.name,
+        "stats": asdict(measured.stats) if measured.stats else None,
+        "spectrum": spectrum,
+        "farms": _farms_record(measured.farms),
+        "failure": asdict(measured.failure) if measured.failure else None,
+    }
+
+
+def _farms_record(farms: FarmsFit | Failure | None) -> dict[str, Any] | None:
+    if farms is None:
+        return None
+    if isinstance(farms, Failure):
+        return {"failure": asdict(farms)}
+    record = asdict(farms)
+    if isinstance(farms.fit, Failure):
+        record["fit"] = {"failure": record["fit"]}
+    return record
+
+
+def measurement_from(
+    record: dict[str, Any], matrix: Matrix, singular_values: FloatArray | None
+) -> Measurement:
+    """The inverse of ``measurement_record``, given the singular values (descending)."""
+    spectrum = None
+    if singular_values is not None:
+        spectrum = Spectrum(singular_values, **record["spectrum"])
+    return Measurement(
+        matrix,
+        EntryStatistics(**record["stats"]) if record["stats"] else None,
+        spectrum,
+        _farms_from(record["farms"]),
+        Failure(**record["failure"]) if record["failure"] else None,
+    )
+
+
+def _farms_from(record: dict[str, Any] | None) -> FarmsFit | Failure | None:
+    if record is None:
+        return None
+    if "failure" in record:
+        return Failure(**record["failure"])
+    fit = record["fit"]
+    found = Failure(**fit["failure"]) if "failure" in fit else PowerLaw(**fit)
+    return FarmsFit(**{**record, "fit": found})

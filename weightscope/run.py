@@ -1,0 +1,68 @@
+"""A finished analysis: what produced it, one row per matrix, and the spectra on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightscope.evaluate import Row
+from weightscope.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of ``analyze``.
+
+    Attributes:
+        provenance: What produced it: tool, settings, source, environment.
+        rows: One row per matrix, in natural order of names; every column is present, an undefined
+            cell is None.
+        summary: Figures about the whole model.
+        folder: Where it is saved; None where it is not.
+        reused: Whether it was loaded instead of computed.
+    """
+
+    provenance: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    summary: Mapping[str, Any]
+    folder: Path | None = None
+    reused: bool = False
+    load_spectra: Callable[[], Mapping[str, Spectrum]] = field(default=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.provenance["model"])
+
+    def spectra(self) -> Mapping[str, Spectrum]:
+        """Full spectrum of every matrix that has one, by name."""
+        return self.load_spectra()
+
+    def spectrum(self, name: str) -> Spectrum:
+        """Full spectrum of one matrix.
+
+        Raises:
+            KeyError: No such matrix, or it has no spectrum.
+        """
+        return self.load_spectra()[name]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a tidy DataFrame: counts are nullable integers, undefined cells missing."""
+        import pandas as pd
+
+        from weightscope.evaluate import all_columns
+
+        kinds = {"text": "string", "integer": "Int64", "number": "float64"}
+        columns = {
+            column.name: pd.array(
+                [row[column.name] for row in self.rows],
+                dtype=kinds[column.kind],  # type: ignore[call-overload]
+            )
+            for column in all_columns()
+        }
+        return pd.DataFrame(columns)

@@ -1,0 +1,32 @@
+"""Where checkpoints come from: one file per kind of place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weightscope.checkpoint import Checkpoint
+from weightscope.errors import CheckpointError
+
+
+def open_model(model: Any) -> Checkpoint:
+    """Index whatever a user calls a model; no weight is read.
+
+    What looks like a path never goes to the network: only ``org/name`` that is no local path does.
+
+    Raises:
+        CheckpointError: It is not there or cannot be read.
+    """
+    from weightscope.sources import hub, local, memory
+
+    if isinstance(model, str | Path):
+        path = Path(model).expanduser()
+        if isinstance(model, str) and not path.exists() and hub.is_hub_id(model):
+            return hub.open_hub(model)
+        return local.open_local(path)
+    if isinstance(model, Mapping):
+        return memory.open_state_dict(model, "state_dict", frozenset())
+    if hasattr(model, "named_modules") and hasattr(model, "state_dict"):
+        return memory.open_module(model)
+    raise CheckpointError(f"a {type(model).__name__} is not a path, a module or a state dict")

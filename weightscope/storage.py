@@ -1,0 +1,292 @@
+"""The run folder: what is on disk, when it is safe there, and how it is read again.
+
+``run.json``      provenance, and with the last write the summary and ``finished``
+``rows.jsonl``    one measurement per line, appended batch by batch
+``parts/``        spectra of each batch, until the run is finished
+``spectra.safetensors``  all full spectra, float64, by matrix name
+``table.jsonl``   the finished result rows
+
+A batch is written in two steps: its spectra under a temporary name, renamed; then its lines. A
+line without its whole batch is dropped on resume, so a kill at any moment costs the batch in flight
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from weightscope.errors import IncomparableRunsError, RunFolderError
+from weightscope.evaluate import Row
+from weightscope.measurement import Measurement
+from weightscope.plan import Batch, Plan
+from weightscope.records import measurement_from, measurement_record
+from weightscope.run import Run
+from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.version import SCHEMA_VERSION
+
+RUN, ROWS, PARTS, SPECTRA, TABLE, LOCK = (
+    "run.json",
+    "rows.jsonl",
+    "parts",
+    "spectra.safetensors",
+    "table.jsonl",
+    ".lock",
+)
+
+
+def dumps(value: Any, **options: Any) -> str:
+    """JSON with null instead of NaN, never an invalid literal."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, **options)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it into place."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Contents of ``run.json``.
+
+    Raises:
+        RunFolderError: Not a run folder, broken, or of another schema version.
+    """
+    path = folder / RUN
+    try:
+        record = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{folder}: not a run folder (it has no {RUN})") from None
+    except NotADirectoryError:
+        raise RunFolderError(f"{folder}: not a run folder but a file") from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{folder}: written with schema version {schema}, this version reads {SCHEMA_VERSION}; "
+            "analyze the model again"
+        )
+    return dict(record)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a finished run; no weights, no torch.
+
+    Raises:
+        RunFolderError: Not a run folder, broken, or not finished.
+    """
+    record = read_provenance(folder)
+    if not record.get("finished"):
+        raise RunFolderError(
+            f"{folder}: the analysis was interrupted; continue it with: "
+            f"weightscope analyze ... --resume --out {folder}"
+        )
+    try:
+        lines = (folder / TABLE).read_text(encoding="utf-8", errors="surrogatepass").splitlines()
+        rows = tuple(json.loads(line) for line in lines)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / TABLE}: cannot be read ({error})") from None
+    summary = record.pop("summary")
+    return Run(record, rows, summary, folder, load_spectra=lambda: _load_spectra(folder))
+
+
+def _load_spectra(folder: Path) -> dict[str, Spectrum]:
+    facts = {
+        record["name"]: record["spectrum"]
+        for record in _complete_lines(folder / ROWS)
+        if record["spectrum"]
+    }
+    path = folder / SPECTRA
+    values = load_arrays(path) if path.exists() else {}
+    return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
+
+
+def load_arrays(path: Path) -> dict[str, FloatArray]:
+    """Arrays of a spectra file, by matrix name.
+
+    Raises:
+        RunFolderError: The file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+
+
+def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
+    """Write a spectra file under a temporary name and rename it into place."""
+    from safetensors.numpy import save
+
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as stream:
+        stream.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """Parsed lines of rows.jsonl; a torn last line is dropped."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="surrogatepass")
+    records = []
+    for line in text.split("\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+class RunWriter:
+    """A run folder while it is being filled; a lock keeps a second process out.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, folder: Path, provenance: Mapping[str, Any], plan: Plan) -> None:
+        """Create the folder, or open it where an interrupted run of the same provenance is.
+
+        Raises:
+            RunFolderError: It cannot be written, or another process is writing it.
+            IncomparableRunsError: It holds a run of something else.
+        """
+        self.folder = folder
+        self._provenance = dict(provenance)
+        try:
+            (folder / PARTS).mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder / LOCK)
+            if (folder / RUN).exists():
+                check_same(read_provenance(folder), self._provenance, folder)
+            write_atomically(folder / RUN, dumps(self._provenance, indent=1))
+            self.measured = self._recover(plan)
+        except OSError as error:
+            raise RunFolderError(
+                f"{folder}: cannot be written ({error.strerror}); choose another place with --out, "
+                "or keep nothing with --no-save"
+            ) from None
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def _recover(self, plan: Plan) -> dict[int, list[Measurement]]:
+        """Batches that are safely on disk, and a rows file that holds those alone."""
+        lines = {record["name"]: record for record in _complete_lines(self.folder / ROWS)}
+        recovered: dict[int, list[Measurement]] = {}
+        for batch in plan.batches:
+            part = self._part(batch)
+            if not part.exists() or any(m.name not in lines for m in batch.matrices):
+                continue
+            arrays = load_arrays(part)
+            recovered[batch.index] = [
+                measurement_from(lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
+            ]
+        text = "".join(
+            dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
+        )
+        write_atomically(self.folder / ROWS, text)
+        return recovered
+
+    def _part(self, batch: Batch) -> Path:
+        return self.folder / PARTS / f"{batch.index:06d}.safetensors"
+
+    def append(self, batch: Batch, measured: Sequence[Measurement]) -> None:
+        """Put a finished batch on disk.
+
+        Raises:
+            RunFolderError: The disk is full or gone.
+        """
+        arrays = {
+            m.matrix.name: m.spectrum.singular_values for m in measured if m.spectrum is not None
+        }
+        try:
+            save_arrays(self._part(batch), arrays)
+            with (self.folder / ROWS).open(
+                "a", encoding="utf-8", errors="surrogatepass", newline=""
+            ) as stream:
+                stream.writelines(dumps(measurement_record(m)) + "\n" for m in measured)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.folder}: cannot be written ({error.strerror}); what was finished is kept, "
+                "make room and continue with --resume"
+            ) from None
+
+    def finish(
+        self, rows: Sequence[Row], spectra: Mapping[str, Spectrum], summary: Mapping[str, Any]
+    ) -> None:
+        """Write the table and all spectra, and mark the run as finished."""
+        save_arrays(self.folder / SPECTRA, {name: s.singular_values for name, s in spectra.items()})
+        write_atomically(self.folder / TABLE, "".join(dumps(row) + "\n" for row in rows))
+        record = {**self._provenance, "finished": True, "summary": summary}
+        write_atomically(self.folder / RUN, dumps(record, indent=1))
+        shutil.rmtree(self.folder / PARTS)
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that two runs were made of the same thing in the same way.
+
+    Raises:
+        IncomparableRunsError: Naming the first thing that differs.
+    """
+    for name, there, here in differences(found, wanted):
+        raise IncomparableRunsError(
+            f"{folder}: holds another run: {name} is {there!r} there and {here!r} here; choose "
+            "another folder with --out, or replace that run with --force"
+        )
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Entries in which two provenance records differ, as (dotted name, found, wanted)."""
+    ignored = {"finished", "summary", "model"}
+    for key in (*wanted, *(key for key in found if key not in wanted)):
+        if key in ignored:
+            continue
+        there, here = found.get(key), wanted.get(key)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            yield from differences(there, here, f"{prefix}{key}.")
+        elif there != here:
+            yield prefix + key, there, here
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks
+        return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise RunFolderError(
+            f"{path.parent}: another process is writing this run; wait for it, or choose another "
+            "folder with --out"
+        ) from None
+    return descriptor

@@ -1,0 +1,170 @@
+"""Figures about the whole model, from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from weightscope.evaluate import Row, in_welore_fit
+from weightscope.layouts.roles import OUTSIDE_BLOCKS, ROLES
+from weightscope.metrics.welore import WeloreFit
+from weightscope.select import Selection
+
+MEDIANS = (
+    "alpha",
+    "alpha_farms",
+    "alpha_ks",
+    "erg_gap",
+    "condition_number",
+    "stable_rank",
+    "effective_rank",
+    "welore_rank_ratio",
+    "mp_softrank",
+)
+_WORTH = 5
+
+
+def numbers(rows: Iterable[Row], column: str) -> list[float]:
+    """The numeric cells of a column."""
+    return [float(v) for row in rows if isinstance(v := row[column], int | float)]
+
+
+def headline_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows that count in model averages: no embeddings, positions and heads."""
+    return [row for row in rows if row["role"] not in OUTSIDE_BLOCKS]
+
+
+def summarise(
+    rows: Sequence[Row], selection: Selection, fitted: WeloreFit | None
+) -> dict[str, Any]:
+    """Plain values for ``run.json``, the table's footer and Python."""
+    headline = headline_rows(rows)
+    alphas = numbers(headline, "alpha")
+    hats = numbers(headline, "alpha_hat")
+    analysed = [row for row in rows if row["status"] not in {"unsupported", "skipped", "empty"}]
+    params = sum(int(n) for row in analysed if isinstance(n := row["params"], int))
+    return {
+        "matrices": len(rows),
+        "status": _counts(rows, "status"),
+        "bands": _counts([row for row in headline if row["alpha_band"]], "alpha_band"),
+        "alpha_mean": fmean(alphas) if alphas else None,
+        "alpha_median": median(alphas) if alphas else None,
+        "alpha_hat_mean": fmean(hats) if hats else None,
+        "params_analysed": params,
+        "params_total": selection.params,
+        "vectors": selection.vectors,
+        "integer_tensors": selection.integers,
+        "filtered": selection.filtered,
+        "welore": _welore(rows, fitted),
+        "medians": _medians(rows),
+        "worth_a_look": worth_a_look(rows),
+    }
+
+
+def _counts(rows: Iterable[Row], column: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[str(row[column])] = counts.get(str(row[column]), 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _medians(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One entry per role, in the order of the roles."""
+    entries = []
+    for role in ROLES:
+        members = [row for row in rows if row["role"] == role]
+        if members:
+            found = {name: numbers(members, name) for name in MEDIANS}
+            cells = {name: median(v) if v else None for name, v in found.items()}
+            entries.append({"role": role, "matrices": len(members), **cells})
+    return entries
+
+
+def _welore(rows: Sequence[Row], fitted: WeloreFit | None) -> dict[str, Any] | None:
+    """What the threshold does to the matrices it was fitted on."""
+    if fitted is None:
+        return None
+    names = set(in_welore_fit(rows))
+    members = [row for row in rows if row["name"] in names and row["welore_class"]]
+    ranks = pruned = entries = kept_entries = 0
+    for row in members:
+        n, rank = int(row["M"] or 0) * int(row["slices"] or 1), int(row["welore_rank"] or 0)
+        whole = int(row["params"] or 0)
+        low = row["welore_class"] == "LRC"
+        ranks += n
+        pruned += n - rank if low else 0
+        entries += whole
+        kept_entries += rank * (int(row["rows"] or 0) + int(row["cols"] or 0)) if low else whole
+    low_rank = sum(row["welore_class"] == "LRC" for row in members)
+    return {
+        "target": fitted.target,
+        "threshold": fitted.k,
+        "attempted": fitted.attempted,
+        "effective": pruned / ranks if ranks else None,
+        "parameter_ratio": kept_entries / entries if entries else None,
+        "matrices": len(members),
+        "lrc": low_rank,
+    }
+
+
+def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows that deserve attention and why, a few of each kind.
+
+    Each entry has a ``topic``, a ``why`` for people, and the ``names`` concerned.
+    """
+    inside = headline_rows(rows)
+    topics: list[tuple[str, str, list[Row]]] = [
+        ("broken", "NaN or infinite weights, or no solver converged", _with_status(rows, _BROKEN)),
+        ("dead", "all weights are zero", _with_status(rows, {"zero"})),
+        (
+            "low-rank",
+            "far fewer directions than the shape allows",
+            [r for r in rows if "rank_deficient" in str(r["warnings"] or "").split(";")],
+        ),
+        (
+            "very heavy-tailed",
+            "alpha below 2, what HTSR would call over-trained",
+            _ranked(inside, "alpha", lambda a: a < 2, reverse=False),
+        ),
+        (
+            "weakly heavy-tailed",
+            "alpha above 6, what HTSR would call under-trained",
+            _ranked(inside, "alpha", lambda a: a > 6, reverse=True),
+        ),
+        ("compress first", "lowest WeLore rank ratio among the LRC matrices", _low_rank(inside)),
+        (
+            "fine-tune first",
+            "lowest condition number (KappaTune's choice)",
+            _ranked(inside, "condition_number", lambda _: True, reverse=False),
+        ),
+    ]
+    return [
+        {
+            "topic": topic,
+            "why": why,
+            "count": len(found),
+            "names": [str(row["name"]) for row in found[:_WORTH]],
+        }
+        for topic, why, found in topics
+        if found
+    ]
+
+
+_BROKEN = frozenset({"nonfinite", "failed"})
+
+
+def _with_status(rows: Iterable[Row], statuses: Iterable[str]) -> list[Row]:
+    return [row for row in rows if row["status"] in set(statuses)]
+
+
+def _ranked(
+    rows: Iterable[Row], column: str, wanted: Callable[[float], bool], reverse: bool
+) -> list[Row]:
+    found = [r for r in rows if isinstance(v := r[column], int | float) and wanted(v)]
+    return sorted(found, key=lambda row: float(row[column] or 0), reverse=reverse)
+
+
+def _low_rank(rows: Iterable[Row]) -> list[Row]:
+    low = [row for row in rows if row["welore_class"] == "LRC"]
+    return sorted(low, key=lambda row: float(row["welore_rank_ratio"] or 0))
