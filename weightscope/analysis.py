@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,14 @@ from weightscope.select import Selection, natural_key, select
 from weightscope.settings import Settings
 from weightscope.sources import open_model
 from weightscope.spectrum import Spectrum
-from weightscope.storage import RunWriter, differences, load_run, read_provenance
+from weightscope.storage import (
+    RunWriter,
+    clear_run,
+    differences,
+    is_unborn,
+    load_run,
+    read_provenance,
+)
 from weightscope.summary import summarise
 from weightscope.version import SCHEMA_VERSION, __version__
 
@@ -225,6 +231,8 @@ def _choose_folder(
         if not folder.exists():
             return folder, None
         state = _state(folder, provenance)
+        if state == "empty":
+            return folder, None
         if state == "finished":
             return folder, load_run(folder)
         if state == "interrupted" and saving.resume:
@@ -248,14 +256,14 @@ def _explicit_folder(
     if not out.exists():
         return out, None
     if saving.force:
-        if any(out.iterdir()) if out.is_dir() else True:
-            read_provenance(out)  # replace run folders only, whatever else has that name
-            shutil.rmtree(out)
+        clear_run(out)
         return out, None
     state = _state(out, provenance)
+    if state == "empty":
+        return out, None
     if state == "finished":
         return out, load_run(out)
-    if saving.resume:
+    if saving.resume and provenance["source"]["format"] != "memory":
         return out, None
     if state == "interrupted":
         raise RunFolderError(
@@ -267,6 +275,10 @@ def _explicit_folder(
 
 def _state(folder: Path, provenance: Mapping[str, Any]) -> str:
     """``finished`` or ``interrupted`` where the folder holds a run of this provenance."""
+    if is_unborn(folder):
+        return "empty"
+    if provenance["source"]["format"] == "memory":
+        return "other"  # nothing tells one live model from another
     try:
         found = read_provenance(folder)
     except RunFolderError:

@@ -73,4 +73,4 @@ def largest_eval_cut(N: int, M: int, slices: int = 1, level: float = 0.95) -> fl
     Q = N / M
     root = float(Q**-0.5)
     t = tracy_widom_quantile(1 - level ** (1 / slices))
-    return (1 + root) ** 2 + t * root * M ** (-2 / 3) * (1 + root) ** (4 / 3)
+    return float((1 + root) ** 2 + t * root * M ** (-2 / 3) * (1 + root) ** (4 / 3))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from weightscope.checkpoint import Checkpoint
-from weightscope.errors import OptionError
+from weightscope.errors import CheckpointError, OptionError
 from weightscope.layouts.packed import is_companion, is_packed
 from weightscope.layouts.roles import is_convolution, place_of, role_of
 from weightscope.matrix import Exclusion, Matrix, View
 from weightscope.tensor import DTYPES, TensorRef
+from weightscope.text import shortened
 
 ConvView = Literal["slices", "flatten"]
 
@@ -54,6 +55,7 @@ def select(
     """Decide for every stored tensor what it is; nothing is dropped without being counted.
 
     Raises:
+        CheckpointError: Two matrices would have one name.
         OptionError: The patterns leave nothing to analyse.
     """
     include, exclude = tuple(include), tuple(exclude)
@@ -74,6 +76,7 @@ def select(
             matrices += [] if excluded else _matrices(ref, conv, ref.name in checkpoint.conv)
     if not matrices and not exclusions and filtered:
         raise OptionError(f"--include and --exclude leave none of {filtered} tensors to analyse")
+    _check_unique(matrices)
     params = sum(r.size for r in checkpoint.tensors if DTYPES[r.dtype].kind in {"float", "encoded"})
     return Selection(
         tuple(sorted(matrices, key=lambda m: natural_key(m.name))),
@@ -83,6 +86,18 @@ def select(
         filtered,
         params,
     )
+
+
+def _check_unique(matrices: list[Matrix]) -> None:
+    """An expert's generated name must not be the name of another tensor."""
+    seen: set[str] = set()
+    for matrix in matrices:
+        if matrix.name in seen:
+            raise CheckpointError(
+                f"two matrices are called {shortened(matrix.name)}: one is a tensor of that name, "
+                "one an expert of a stack; leave one out with --exclude"
+            )
+        seen.add(matrix.name)
 
 
 def _wanted(name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:

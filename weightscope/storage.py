@@ -59,10 +59,26 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Contents of ``run.json``.
+    """Contents of ``run.json`` of a run that this version understands.
 
     Raises:
         RunFolderError: Not a run folder, broken, or of another schema version.
+    """
+    record = read_record(folder)
+    schema = record.get("schema")
+    if schema != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{folder}: written with schema version {schema}, this version reads {SCHEMA_VERSION}; "
+            "analyze the model again"
+        )
+    return record
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Contents of ``run.json``, of whatever version.
+
+    Raises:
+        RunFolderError: Not a run folder, or broken.
     """
     path = folder / RUN
     try:
@@ -73,13 +89,9 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{folder}: not a run folder but a file") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error})") from None
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise RunFolderError(
-            f"{folder}: written with schema version {schema}, this version reads {SCHEMA_VERSION}; "
-            "analyze the model again"
-        )
-    return dict(record)
+    if not isinstance(record, dict) or "schema" not in record:
+        raise RunFolderError(f"{path}: is not the record of a run")
+    return record
 
 
 def load_run(folder: Path) -> Run:
@@ -95,8 +107,9 @@ def load_run(folder: Path) -> Run:
             f"weightscope analyze ... --resume --out {folder}"
         )
     try:
-        lines = (folder / TABLE).read_text(encoding="utf-8", errors="surrogatepass").splitlines()
-        rows = tuple(json.loads(line) for line in lines)
+        # not splitlines: a name may hold one of the other line separators of Unicode
+        lines = (folder / TABLE).read_text(encoding="utf-8", errors="surrogatepass").split("\n")
+        rows = tuple(json.loads(line) for line in lines if line)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / TABLE}: cannot be read ({error})") from None
     summary = record.pop("summary")
@@ -145,11 +158,10 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
     """Parsed lines of rows.jsonl; a torn last line is dropped."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8", errors="surrogatepass")
     records = []
-    for line in text.split("\n")[:-1]:
+    for line in path.read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
+            records.append(json.loads(line.decode("utf-8", "surrogatepass")))
     return records
 
 
@@ -171,10 +183,14 @@ class RunWriter:
         try:
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / LOCK)
-            if (folder / RUN).exists():
-                check_same(read_provenance(folder), self._provenance, folder)
-            write_atomically(folder / RUN, dumps(self._provenance, indent=1))
-            self.measured = self._recover(plan)
+            try:
+                if (folder / RUN).exists():
+                    check_same(read_provenance(folder), self._provenance, folder)
+                write_atomically(folder / RUN, dumps(self._provenance, indent=1))
+                self.measured = self._recover(plan)
+            except BaseException:
+                os.close(self._lock)
+                raise
         except OSError as error:
             raise RunFolderError(
                 f"{folder}: cannot be written ({error.strerror}); choose another place with --out, "
@@ -273,6 +289,28 @@ def differences(
             yield from differences(there, here, f"{prefix}{key}.")
         elif there != here:
             yield prefix + key, there, here
+
+
+def is_unborn(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a run writes before its first ``run.json``."""
+    return folder.is_dir() and all(
+        entry.name in {PARTS, LOCK, ROWS} or entry.suffix == ".tmp" for entry in folder.iterdir()
+    )
+
+
+def clear_run(folder: Path) -> None:
+    """Delete a run folder, and nothing that is not one.
+
+    Raises:
+        RunFolderError: It is something else, or another process is writing it.
+    """
+    if not is_unborn(folder):
+        read_record(folder)
+    lock = _locked(folder / LOCK)
+    try:
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
 
 
 def _locked(path: Path) -> int:

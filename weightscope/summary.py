@@ -143,7 +143,8 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
         {
             "topic": topic,
             "why": why,
-            "count": len(found),
+            # a ranking of everything has no count of its own
+            "count": len(found) if topic != "fine-tune first" else None,
             "names": [str(row["name"]) for row in found[:_WORTH]],
         }
         for topic, why, found in topics

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from weightscope.errors import CheckpointError
 from weightscope.tensor import DTYPES, TensorRef
+from weightscope.text import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -119,11 +120,11 @@ def _fill(descriptor: int, view: memoryview, start: int, ref: TensorRef) -> None
             count = os.preadv(descriptor, [piece], start + done)
         except OSError as error:
             raise CheckpointError(
-                f"{ref.file}: reading tensor {ref.name!r} failed ({error.strerror})"
+                f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error.strerror})"
             ) from None
         if not count:
             raise CheckpointError(
-                f"{ref.file}: the file ends inside tensor {ref.name!r}; it has shrunk since its "
+                f"{ref.file}: the file ends inside tensor {shortened(ref.name)}; it has shrunk since its "
                 "header was read, download or copy it again"
             )
         done += count
@@ -134,12 +135,12 @@ def _header_bytes(path: Path, descriptor: int, size: int) -> bytes:
         start = os.pread(descriptor, 32, 0)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    for magic, what, advice in _DISGUISES:
-        if start.startswith(magic):
-            raise CheckpointError(f"{path}: is {what}; {advice}")
+    length = int.from_bytes(start[:8], "little")
+    plausible = len(start) > 8 and length <= MAX_HEADER and 8 + length <= size
+    if not (plausible and start[8:9] == b"{"):
+        _check_disguise(path, start)
     if size < 8:
         _refuse(path, f"it has {size} bytes, too few for a header")
-    length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
         _refuse(path, f"its header claims {length} bytes, more than {MAX_HEADER}")
     if 8 + length > size:
@@ -150,27 +151,42 @@ def _header_bytes(path: Path, descriptor: int, size: int) -> bytes:
     return raw
 
 
+def _check_disguise(path: Path, start: bytes) -> None:
+    """Name what a file is that is no safetensors file."""
+    for magic, what, advice in _DISGUISES:
+        if start.startswith(magic):
+            raise CheckpointError(f"{path}: is {what}; {advice}")
+
+
 def _refuse(path: Path, why: str) -> NoReturn:
     raise CheckpointError(f"{path}: not a valid safetensors file: {why}")
 
 
 def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            _refuse(path, f"the name {twice!r} appears twice in its header")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                _refuse(path, f"the name {shortened(name)} appears twice in its header")
+            found[name] = value
         return found
 
     def no_constant(text: str) -> NoReturn:
         raise ValueError(text)
 
+    def integer(text: str) -> int:
+        if text == "-0":
+            raise ValueError(text)
+        return int(text)
+
     if not raw.startswith(b"{"):
         _refuse(path, "its header is not a JSON object")
     try:
         entries = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+            raw.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=no_constant,
+            parse_int=integer,
         )
     except UnicodeDecodeError:
         _refuse(path, "its header is not UTF-8")
@@ -186,9 +202,31 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
 def _metadata(path: Path, metadata: Any) -> dict[str, str]:
     if metadata is None:
         return {}
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) and _is_unicode(key) and _is_unicode(value)
+        for key, value in metadata.items()
+    ):
         _refuse(path, "its __metadata__ is not a table of strings")
     return metadata
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text has no lone surrogates, which JSON can smuggle in."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fits(shape: list[int]) -> bool:
+    """Whether no product of leading dimensions leaves 64 bits, as the reference demands."""
+    total = 1
+    for n in shape:
+        total *= n
+        if total >= 2**64:
+            return False
+    return True
 
 
 def _is_count(value: Any) -> bool:
@@ -196,26 +234,25 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(path: Path, name: str, entry: Any, base: int) -> TensorRef:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        _refuse(path, f"the tensor name {name!r} is not valid Unicode")
+    label = shortened(name)
+    if not _is_unicode(name):
+        _refuse(path, f"the tensor name {label} is not valid Unicode")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        _refuse(path, f"the entry of tensor {name!r} is not dtype, shape and data_offsets")
+        _refuse(path, f"the entry of tensor {label} is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        _refuse(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(_is_count(n) for n in shape):
-        _refuse(path, f"tensor {name!r} has the impossible shape {shape!r}")
+        _refuse(path, f"tensor {label} has the unknown dtype {shortened(dtype)}")
+    if not isinstance(shape, list) or not all(_is_count(n) for n in shape) or not _fits(shape):
+        _refuse(path, f"tensor {label} has the impossible shape {shortened(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        _refuse(path, f"tensor {name!r} has the impossible offsets {offsets!r}")
+        _refuse(path, f"tensor {label} has the impossible offsets {shortened(offsets)}")
     start, stop = offsets
     ref = TensorRef(name, tuple(shape), dtype, str(path), base + start, base + stop)
     bits = ref.size * DTYPES[dtype].bits
     if bits % 8 or bits // 8 != stop - start:
         _refuse(
             path,
-            f"tensor {name!r} of shape {shape} and dtype {dtype} does not take the "
+            f"tensor {label} of shape {shortened(shape)} and dtype {dtype} does not take the "
             f"{stop - start} bytes its offsets give it",
         )
     return ref
@@ -226,7 +263,7 @@ def _check_offsets(path: Path, refs: list[TensorRef], base: int, size: int) -> N
     for ref in refs:
         if ref.start != position:
             what = "overlaps the one before it" if ref.start < position else "leaves a hole"
-            _refuse(path, f"tensor {ref.name!r} {what}")
+            _refuse(path, f"tensor {shortened(ref.name)} {what}")
         position = ref.stop
     if position > size:
         _refuse(

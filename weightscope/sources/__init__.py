@@ -8,6 +8,7 @@ from typing import Any
 
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import CheckpointError
+from weightscope.text import shortened
 
 
 def open_model(model: Any) -> Checkpoint:
@@ -21,10 +22,13 @@ def open_model(model: Any) -> Checkpoint:
     from weightscope.sources import hub, local, memory
 
     if isinstance(model, str | Path):
-        path = Path(model).expanduser()
-        if isinstance(model, str) and not path.exists() and hub.is_hub_id(model):
-            return hub.open_hub(model)
-        return local.open_local(path)
+        try:
+            path = Path(model).expanduser()
+            remote = isinstance(model, str) and not path.exists() and hub.is_hub_id(model)
+        except (OSError, RuntimeError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise CheckpointError(f"{shortened(str(model))}: cannot be a path ({why})") from None
+        return hub.open_hub(str(model)) if remote else local.open_local(path)
     if isinstance(model, Mapping):
         return memory.open_state_dict(model, "state_dict", frozenset())
     if hasattr(model, "named_modules") and hasattr(model, "state_dict"):

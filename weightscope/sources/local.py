@@ -11,6 +11,7 @@ from weightscope.checkpoint import Checkpoint, SourceFile
 from weightscope.errors import CheckpointError
 from weightscope.formats.safetensors import read_header
 from weightscope.tensor import TensorRef
+from weightscope.text import shortened
 
 MAX_JSON = 64 << 20
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -87,9 +88,9 @@ def index_names(index: Path) -> list[str]:
     names = set()
     for name in weight_map.values():
         plain = isinstance(name, str) and name == Path(name).name and not set(name) & {"\\", "\0"}
-        if not plain or name == "..":
+        if not plain or name in {"", "..", "."}:
             raise CheckpointError(
-                f"{index}: points to {name!r}, which is not a plain file name in its own folder"
+                f"{index}: points to {shortened(name)}, which is not a plain file name in its own folder"
             )
         names.add(name)
     return sorted(names)
@@ -108,6 +109,8 @@ def _listed_files(index: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is not a file")
         if path.stat().st_size > MAX_JSON:
             raise CheckpointError(
                 f"{path}: larger than {MAX_JSON >> 20} MiB, not a config or index"
@@ -131,7 +134,7 @@ def _index(name: str, folder: Path, files: Iterable[Path], notes: list[str]) -> 
         for ref in header.tensors:
             if ref.name in home:
                 raise CheckpointError(
-                    f"{file}: tensor {ref.name!r} is also in {home[ref.name]}; "
+                    f"{file}: tensor {shortened(ref.name)} is also in {home[ref.name]}; "
                     "name one file, or the index that says which files belong together"
                 )
             home[ref.name] = file.name

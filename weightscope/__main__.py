@@ -1,0 +1,5 @@
+"""``python -m weightscope``."""
+
+from weightscope.cli.main import main
+
+main()

@@ -1,0 +1,56 @@
+"""``weightscope explain``: what a figure means, and when not to believe it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Optional
+
+import typer
+
+from weightscope.cli import options as o
+from weightscope.cli.explained import explained
+
+
+def explain(
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="[METRIC]",
+            help="A column or a family; without it, all columns.",
+            show_default=False,
+        ),
+    ] = None,
+    debug: o.DebugOption = False,
+) -> None:
+    """Explain a metric: formula, range, how to read it, when not to believe it, source.
+
+    [bold]Examples[/]
+
+      weightscope explain
+
+      weightscope explain alpha
+
+      weightscope explain welore
+    """  # fmt: skip
+    with explained(debug):
+        from weightscope.columns import IDENTITY
+        from weightscope.errors import OptionError
+        from weightscope.evaluate import all_columns, columns_of
+        from weightscope.explain import columns_report, entries_report
+        from weightscope.settings import FAMILIES
+        from weightscope.sinks import terminal
+
+        if metric is None:
+            families = [("identity", IDENTITY), *((f, columns_of([f])) for f in FAMILIES)]
+            terminal.write(columns_report(families))
+            return
+        known = {column.name: column for column in all_columns()}
+        if metric in known:
+            found = [known[metric]]
+        elif metric in FAMILIES:
+            found = list(columns_of([metric]))
+        else:
+            close = difflib.get_close_matches(metric, [*known, *FAMILIES], 3)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise OptionError(f"{metric!r} is no column and no family{hint}")
+        terminal.write(entries_report(found))

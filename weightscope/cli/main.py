@@ -1,0 +1,47 @@
+"""The command ``weightscope`` and its verbs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from weightscope.cli.analyze import analyze
+from weightscope.cli.explain import explain
+from weightscope.cli.inspect import inspect
+from weightscope.cli.report import report
+from weightscope.version import __version__
+
+app = typer.Typer(
+    name="weightscope",
+    help="What is inside this checkpoint? Spectral diagnostics of neural-network weights.\n\n"
+    "Exit codes: 0 done (also with degenerate rows), 1 failed, 2 usage, 3 selftest failed, "
+    "4 a --fail-on rule hit, 5 runs not comparable, 130 interrupted.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for verb in (analyze, inspect, report, explain):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weightscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,67 @@
+"""Progress on standard error: how far, how fast, how long."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from weightscope.cli.explained import say
+from weightscope.plan import Plan
+from weightscope.text import printable
+
+
+class Talk:
+    """Remarks, and a progress bar where standard error is a terminal; a context manager."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._bar = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Say a remark."""
+        if not self._quiet:
+            say(text)
+
+    def start(self, plan: Plan, done: float) -> None:
+        """Begin the bar; it moves by operations, so that the remaining time can be believed."""
+        if not self._bar or not plan.flops:
+            return
+        self._progress = Progress(
+            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=None),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[name]}", markup=False),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("", total=plan.flops, name="")
+        self._progress.update(self._task, completed=done)
+
+    def advance(self, name: str, operations: float) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=operations, name=printable(name)[-60:])

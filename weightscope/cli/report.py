@@ -1,0 +1,37 @@
+"""``weightscope report``: any output again, from a saved run."""
+
+from __future__ import annotations
+
+from weightscope.cli import options as o
+from weightscope.cli.explained import explained
+
+
+def report(
+    run: o.RunArgument,
+    format: o.FormatOption = None,
+    csv: o.CsvOption = None,
+    json: o.JsonOption = None,
+    sort: o.SortOption = None,
+    top: o.TopOption = None,
+    ww_names: o.WwOption = False,
+    bom: o.BomOption = False,
+    force: o.ForceOption = False,
+    debug: o.DebugOption = False,
+) -> None:
+    """Print a saved run again, in any format. Needs neither the weights nor torch.
+
+    [bold]Examples[/]
+
+      weightscope report my-model.weightscope
+
+      weightscope report my-model.weightscope --format markdown > spectra.md
+
+      weightscope report my-model.weightscope --sort condition_number --top 10 --format table
+    """
+    with explained(debug):
+        from weightscope.cli.emit import Output, emit
+        from weightscope.storage import load_run
+
+        output = Output(format, csv, json, sort, top, ww_names, bom, force)
+        output.check()
+        emit(load_run(run), output)

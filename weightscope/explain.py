@@ -1,0 +1,44 @@
+"""What the columns mean, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from weightscope.columns import Column
+from weightscope.report import Block, Cell, Paragraph, Report, Table
+
+_FIELDS = (
+    ("formula", "formula"),
+    ("range", "range"),
+    ("unit", "unit"),
+    ("reading", "how to read it"),
+    ("caution", "when not to believe it"),
+    ("noise", "for pure noise"),
+    ("source", "source"),
+)
+
+
+def columns_report(families: Iterable[tuple[str, Sequence[Column]]]) -> Report:
+    """One line per column, grouped by family."""
+    blocks: list[Block] = []
+    for family, columns in families:
+        rows = tuple((Cell(c.name, "strong"), Cell(c.meaning)) for c in columns)
+        blocks.append(Table(family, ("column", "meaning"), rows, (False, False)))
+    blocks.append(Paragraph("weightscope explain COLUMN tells more.", "dim"))
+    return Report("Columns of the result table", tuple(blocks))
+
+
+def entries_report(columns: Sequence[Column]) -> Report:
+    """Everything that is known about some columns."""
+    blocks = [block for column in columns for block in _entry(column)]
+    return Report(", ".join(column.name for column in columns), tuple(blocks))
+
+
+def _entry(column: Column) -> list[Block]:
+    rows = tuple(
+        (Cell(title, "dim"), Cell(text))
+        for field, title in _FIELDS
+        if (text := str(getattr(column, field)))
+    )
+    heading = Paragraph(f"{column.name}: {column.meaning}", "strong")
+    return [heading, Table("", ("", ""), rows, (False, False))]

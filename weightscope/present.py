@@ -1,0 +1,263 @@
+"""A run becomes a report: which figures are shown, in which order, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import floor, log10
+from typing import Any
+
+from weightscope.errors import OptionError
+from weightscope.evaluate import Row, all_columns
+from weightscope.layouts.roles import ROLES
+from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
+from weightscope.run import Run
+
+_BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
+
+
+def short(value: Any, digits: int = 3) -> str:
+    """A number for people: three significant digits, an empty text for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e4):
+        return f"{int(value):d}" if abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+    size = abs(value)
+    if size >= 10**5 or size < 1e-3:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{max(0, digits - 1 - floor(log10(size)))}f}"
+
+
+def run_report(run: Run, sort: str | None = None, top: int | None = None) -> Report:
+    """The table of all matrices and the summary.
+
+    Args:
+        run: What to show.
+        sort: Column to sort by, largest first, ``-column`` for smallest first; None groups by
+            role and block.
+        top: Show at most so many rows.
+
+    Raises:
+        OptionError: No such column.
+    """
+    rows = sorted_rows(run.rows, sort)
+    shown = rows if top is None else rows[:top]
+    blocks: list[Block] = [_grouped(shown) if sort is None else _flat(shown, sort)]
+    if len(shown) < len(rows):
+        blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
+    return Report(f"{run.name}: {len(rows)} matrices", (*blocks, *summary_blocks(run)))
+
+
+def sorted_rows(rows: Sequence[Row], sort: str | None) -> list[Row]:
+    """Rows by a column, undefined cells last.
+
+    Raises:
+        OptionError: No such column.
+    """
+    if sort is None:
+        return list(rows)
+    column = sort.removeprefix("-")
+    known = [c.name for c in all_columns()]
+    if column not in known:
+        raise OptionError(f"--sort {column!r}: no such column; weightscope explain lists them")
+    defined = [row for row in rows if row[column] is not None]
+    text = any(isinstance(row[column], str) for row in defined)
+    key: Callable[[Row], Any] = lambda row: row[column]  # noqa: E731
+    ordered = sorted(defined, key=key, reverse=sort[0] != "-" and not text)
+    return ordered + [row for row in rows if row[column] is None]
+
+
+_FIGURES: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
+    ("shape", lambda row: Cell(_shape(row))),
+    ("alpha", lambda row: _alpha(row)),
+    ("ks", lambda row: Cell(short(row["alpha_ks"], 2))),
+    ("tail", lambda row: Cell(short(row["alpha_n_tail"]))),
+    ("farms", lambda row: Cell(short(row["alpha_farms"]))),
+    ("erg gap", lambda row: Cell(short(row["erg_gap"]))),
+    ("cond", lambda row: _condition(row)),
+    ("eff rank", lambda row: Cell(_of(row["effective_rank"], row))),
+    ("welore", lambda row: _welore(row)),
+    ("spikes", lambda row: Cell(short(row["mp_spikes"]))),
+    ("remarks", lambda row: _remarks(row)),
+)
+
+_DROPPABLE = ("spikes", "tail", "eff rank", "erg gap", "ks", "shape", "farms", "cond")
+"""Figures that a narrow terminal does without, in this order."""
+
+
+def _shape(row: Row) -> str:
+    slices = f" x{row['slices']}" if row["slices"] != 1 else ""
+    return f"{row['rows']}x{row['cols']}{slices}"
+
+
+def _alpha(row: Row) -> Cell:
+    if row["alpha"] is None:
+        return Cell("")
+    style = _BAND_STYLES.get(str(row["alpha_band"]), "")
+    return Cell(f"{short(row['alpha'])} ±{short(row['alpha_stderr'], 2)}", style)
+
+
+def _condition(row: Row) -> Cell:
+    below = "below_floor" in str(row["warnings"] or "")
+    return Cell(short(row["condition_number"]), "dim" if below else "")
+
+
+def _of(value: Any, row: Row) -> str:
+    """A count and the share of all directions that it is."""
+    whole = int(row["M"] or 0) * int(row["slices"] or 1)
+    return f"{value:.0f} {100 * value / whole:.0f}%" if value is not None and whole else ""
+
+
+def _welore(row: Row) -> Cell:
+    if row["welore_class"] is None:
+        return Cell("")
+    ratio = row["welore_rank_ratio"]
+    assert isinstance(ratio, float)
+    low = row["welore_class"] == "LRC"
+    return Cell(f"{100 * ratio:.0f}%{' LRC' if low else ''}", "strong" if low else "")
+
+
+def _remarks(row: Row) -> Cell:
+    status = str(row["status"])
+    words = ([] if status == "ok" else [status]) + str(row["warnings"] or "").split(";")
+    bad = status in {"nonfinite", "failed", "zero", "unsupported"}
+    return Cell(" ".join(word for word in words if word), "bad" if bad else "dim")
+
+
+def _grouped(rows: Sequence[Row]) -> Table:
+    """Roles in their usual order, a line with the pattern above each group."""
+
+    def place(row: Row) -> tuple[int, str, int, int]:
+        block, expert = row["block"], row["expert"]
+        return (
+            ROLES.index(str(row["role"])),
+            str(row["module"]),
+            block if isinstance(block, int) else -1,
+            expert if isinstance(expert, int) else -1,
+        )
+
+    lines: list[tuple[Cell, ...]] = []
+    empty = (Cell(""),) * len(_FIGURES)
+    for (role, module), group in groupby(
+        sorted(rows, key=place), key=lambda row: (str(row["role"]), str(row["module"]))
+    ):
+        inside = module.partition("#.")[2] or module
+        lines.append((Cell(f"{role}  {inside}", "strong"), *empty))
+        lines += [(Cell(_index(row)), *(figure(row) for _, figure in _FIGURES)) for row in group]
+    return _table("block", lines)
+
+
+def _index(row: Row) -> str:
+    block = "" if row["block"] is None else str(row["block"])
+    return "  " + block + (f"[{row['expert']}]" if row["expert"] is not None else "")
+
+
+def _flat(rows: Sequence[Row], sort: str) -> Table:
+    column = sort.removeprefix("-")
+    lines = [
+        (
+            Cell(str(row["name"])),
+            Cell(short(row[column]), "strong"),
+            *(figure(row) for _, figure in _FIGURES),
+        )
+        for row in rows
+    ]
+    return _table("name", lines, column)
+
+
+def _table(first: str, lines: Sequence[tuple[Cell, ...]], *extra: str) -> Table:
+    headers = (first, *extra, *(name for name, _ in _FIGURES))
+    left = {first, "remarks"}
+    numeric = tuple(name not in left for name in headers)
+    return Table("", headers, tuple(lines), numeric, _DROPPABLE)
+
+
+def summary_blocks(run: Run) -> list[Block]:
+    """One line that characterises the model, coverage, medians, and what to do next."""
+    summary = run.summary
+    blocks: list[Block] = [Paragraph(headline(summary), "strong"), Paragraph(_coverage(summary))]
+    if summary["welore"]:
+        blocks.append(Paragraph(_welore_sentence(summary["welore"])))
+    blocks.append(_medians(summary["medians"]))
+    if summary["worth_a_look"]:
+        blocks.append(_worth(summary["worth_a_look"]))
+    blocks.append(
+        Paragraph(
+            "Bands (very-heavy < 2, heavy 2 to 6, weak > 6) are HTSR's heuristics for the ks fit; "
+            "weightscope explain tells what each figure means and when not to believe it.",
+            "dim",
+        )
+    )
+    return blocks
+
+
+def headline(summary: Any) -> str:
+    """Mean and median exponent, bands and low-rank share, in one line."""
+    parts = []
+    if summary["alpha_mean"] is not None:
+        parts.append(
+            f"alpha mean {summary['alpha_mean']:.2f}, median {summary['alpha_median']:.2f}"
+        )
+    if summary["alpha_hat_mean"] is not None:
+        parts.append(f"alpha-hat mean {summary['alpha_hat_mean']:.2f}")
+    total = sum(summary["bands"].values())
+    parts += [
+        f"{100 * summary['bands'][band] / total:.0f}% {band}"
+        for band in ("very-heavy", "heavy", "weak")
+        if summary["bands"].get(band)
+    ]
+    if summary["welore"]:
+        share = summary["welore"]["lrc"] / max(1, summary["welore"]["matrices"])
+        parts.append(f"{100 * share:.0f}% LRC")
+    return "; ".join(parts) if parts else "No matrix has a power-law tail."
+
+
+def _coverage(summary: Any) -> str:
+    total = summary["params_total"]
+    share = 100 * summary["params_analysed"] / total if total else 0.0
+    text = f"{summary['matrices']} matrices hold {share:.1f}% of {total:,} parameters"
+    left = [
+        (summary["vectors"], "vectors and scalars"),
+        (summary["integer_tensors"], "integer tensors"),
+        (summary["filtered"], "tensors left out by --include and --exclude"),
+    ]
+    counted = ", ".join(f"{count} {what}" for count, what in left if count)
+    status = ", ".join(f"{n} {code}" for code, n in summary["status"].items() if code != "ok")
+    text += f"; not analysed: {counted}" if counted else ""
+    return text + (f"; not ok: {status}." if status else ".")
+
+
+def _welore_sentence(fit: Any) -> str:
+    return (
+        f"WeLore at a target reduction of {100 * fit['target']:.0f}%: threshold "
+        f"{fit['threshold']:.4f}, {100 * fit['attempted']:.1f}% attempted, "
+        f"{100 * fit['effective']:.1f}% effective "
+        f"({fit['lrc']} of {fit['matrices']} matrices LRC), "
+        f"{100 * fit['parameter_ratio']:.0f}% of the parameters left."
+    )
+
+
+def _medians(entries: Sequence[Any]) -> Table:
+    headers = [key for key in (entries[0] if entries else {}) if key != "role"]
+    rows = tuple(
+        (Cell(entry["role"]), *(Cell(short(entry[key])) for key in headers)) for entry in entries
+    )
+    names = tuple(key.replace("_", " ") for key in headers)
+    return Table("Medians per role", ("role", *names), rows, (False, *(True,) * len(names)))
+
+
+def _worth(entries: Sequence[Any]) -> Table:
+    rows = tuple(
+        (
+            Cell(entry["topic"], "strong"),
+            Cell(short(entry["count"])),
+            Cell(entry["why"], "dim"),
+            Cell("\n".join(entry["names"])),
+        )
+        for entry in entries
+    )
+    headers = ("what", "count", "why", "first of them")
+    return Table("Worth a look", headers, rows, (False, True, False, False))

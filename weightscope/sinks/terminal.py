@@ -1,0 +1,75 @@
+"""Tables for people, on a terminal or as plain text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, Literal
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from weightscope.report import Paragraph, Report, Style, Table
+from weightscope.text import printable
+
+_STYLES: dict[Style, str] = {
+    "": "",
+    "good": "green",
+    "warn": "yellow",
+    "bad": "bold red",
+    "extreme": "bold magenta",
+    "dim": "dim",
+    "strong": "bold",
+}
+PLAIN_WIDTH = 160
+
+
+def write(report: Report, stream: IO[str] | None = None) -> None:
+    """Render a report to standard output or a stream; names cannot steer the terminal."""
+    stream = stream or sys.stdout
+    console = Console(file=stream, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        width = int(os.environ.get("COLUMNS", "0") or 0) or PLAIN_WIDTH
+        console = Console(file=stream, highlight=False, width=width)
+    console.print(Text(printable(report.title), style="bold"))
+    for block in report.blocks:
+        console.print()
+        console.print(_table(block, console) if isinstance(block, Table) else _text(block))
+
+
+def _text(block: Paragraph) -> Text:
+    return Text(printable(block.text), style=_STYLES[block.style])
+
+
+def _table(table: Table, console: Console) -> RichTable:
+    """The table, without as many of its droppable columns as the page is too narrow for."""
+    endless = console.options.update(width=10_000)
+    shown = _columns(table, set())
+    for dropped in range(1, len(table.droppable) + 1):
+        if Measurement.get(console, endless, shown).maximum <= console.width:
+            break
+        shown = _columns(table, set(table.droppable[:dropped]))
+    return shown
+
+
+def _columns(table: Table, dropped: set[str]) -> RichTable:
+    title = Text(table.title, style="bold") if table.title else None
+    grid = RichTable(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    grid.show_header = any(table.headers)
+    kept = [i for i, name in enumerate(table.headers) if name not in dropped]
+    for i in kept:
+        numeric = table.numeric[i]
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        grid.add_column(table.headers[i], justify=justify, no_wrap=numeric, overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(Text(_lines(row[i].text), style=_STYLES[row[i].style]) for i in kept))
+    return grid
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))

@@ -1,0 +1,104 @@
+"""WeightWatcher's column names and units, for spreadsheets and scripts that expect them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from weightscope.evaluate import Row
+from weightscope.outcome import Value
+
+
+def _product(column: str, power: int) -> Callable[[Row], Value]:
+    def convert(row: Row) -> Value:
+        value = row[column]
+        return value**power if isinstance(value, int | float) else None
+
+    return convert
+
+
+def _same(column: str) -> Callable[[Row], Value]:
+    return lambda row: row[column]
+
+
+def _n_evals(row: Row) -> int:
+    return int(row["M"] or 0) * int(row["slices"] or 1)
+
+
+def _smallest(row: Row) -> Value:
+    norm, condition = row["spectral_norm"], row["condition_number"]
+    defined = isinstance(norm, float) and isinstance(condition, float)
+    return norm / condition if defined else None  # type: ignore[operator]
+
+
+def _rescaled_cut(row: Row) -> Value:
+    cut, norm = row["erg_xmin"], row["frobenius_norm"]
+    defined = isinstance(cut, float) and isinstance(norm, float) and norm
+    return cut * _n_evals(row) / norm**2 if defined else None  # type: ignore[operator]
+
+
+def _rank_loss(row: Row) -> Value:
+    return _n_evals(row) - row["rank"] if isinstance(row["rank"], int) else None
+
+
+def _layer_type(row: Row) -> str:
+    if row["role"] in {"embedding", "position"}:
+        return "embedding"
+    return "conv2d" if row["role"] == "conv" else "dense"
+
+
+_WARNINGS = {"very-heavy": "over-trained", "weak": "under-trained"}
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
+    "D": ("alpha_ks", _same("alpha_ks")),
+    "ERG_gap": ("erg_gap", _same("erg_gap")),
+    "M": ("M", _same("M")),
+    "N": ("N", _same("N")),
+    "Q": ("Q", _same("Q")),
+    "alpha": ("alpha", _same("alpha")),
+    "alpha_weighted": ("alpha_hat", _same("alpha_hat")),
+    "detX_num": ("erg_n_tail", _same("erg_n_tail")),
+    "detX_val": ("erg_xmin", _same("erg_xmin")),
+    "detX_val_unrescaled": ("erg_xmin, over the mean eigenvalue", _rescaled_cut),
+    "entropy": ("entropy", _same("entropy")),
+    "has_esd": ("whether there is a spectrum", lambda row: str(row["spectral_norm"] is not None)),
+    "lambda_max": ("spectral_norm squared", _product("spectral_norm", 2)),
+    "layer_type": ("role", _layer_type),
+    "log_alpha_norm": ("log_alpha_norm", _same("log_alpha_norm")),
+    "log_norm": ("log_norm", _same("log_norm")),
+    "log_spectral_norm": ("log_spectral_norm", _same("log_spectral_norm")),
+    "longname": ("name without .weight", lambda row: str(row["name"]).removesuffix(".weight")),
+    "matrix_rank": ("rank", _same("rank")),
+    "norm": ("frobenius_norm squared", _product("frobenius_norm", 2)),
+    "num_ERG_spikes": ("erg_n_tail", _same("erg_n_tail")),
+    "num_evals": ("M times slices", _n_evals),
+    "num_pl_spikes": ("alpha_n_tail", _same("alpha_n_tail")),
+    "rank_loss": ("num_evals minus rank", _rank_loss),
+    "rf": ("slices", _same("slices")),
+    "sigma": ("alpha_stderr", _same("alpha_stderr")),
+    "spectral_norm": ("spectral_norm squared", _product("spectral_norm", 2)),
+    "stable_rank": ("stable_rank", _same("stable_rank")),
+    "status": (
+        "success where alpha is defined",
+        lambda row: "success" if row["alpha"] is not None else "failed",
+    ),
+    "sv_max": ("spectral_norm", _same("spectral_norm")),
+    "sv_min": ("spectral_norm over condition_number", _smallest),
+    "warning": ("alpha_band", lambda row: _WARNINGS.get(str(row["alpha_band"]))),
+    "xmax": ("spectral_norm squared", _product("spectral_norm", 2)),
+    "xmin": ("alpha_xmin", _same("alpha_xmin")),
+}
+"""WeightWatcher's name to (ours, conversion), in WeightWatcher's order after layer_id and name."""
+
+NAMES = ("layer_id", "name", *COLUMNS)
+
+
+def rows(run_rows: tuple[Row, ...] | list[Row]) -> list[Row]:
+    """Rows with WeightWatcher's names, its squared norms and its words."""
+    return [
+        {
+            "layer_id": index,
+            "name": str(row["name"]).removesuffix(".weight"),
+            **{name: convert(row) for name, (_, convert) in COLUMNS.items()},
+        }
+        for index, row in enumerate(run_rows)
+    ]
