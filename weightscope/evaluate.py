@@ -13,6 +13,7 @@ from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Exclusion, Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics import welore
+from weightscope.metrics.rank import is_constant, is_deficient
 from weightscope.outcome import Failure, Value
 from weightscope.power_law import NEAR_TIE, SMALLEST_SAMPLE
 from weightscope.settings import FAMILIES, Settings
@@ -168,7 +169,7 @@ def _status(measured: Measurement, values: Mapping[str, Value | Failure]) -> tup
     if spectrum.largest == 0:
         return "zero", "All entries are zero."
     n = len(spectrum.singular_values)
-    if n > 1 and spectrum.evals[0] < (1 + 1e-6) * spectrum.evals[-1]:
+    if is_constant(spectrum, stats):
         return "constant", "All singular values are equal, so a power law is undefined."
     if n < SMALLEST_SAMPLE:
         what = "1 eigenvalue is" if n == 1 else f"{n} eigenvalues are"
@@ -191,7 +192,7 @@ def _warnings(measured: Measurement, values: Mapping[str, Value | Failure]) -> l
     resolvable = values.get("condition_number_resolvable")
     codes = {
         "tail_small": isinstance(n_tail, int) and n_tail < TAIL_WANTED,
-        "rank_deficient": isinstance(rank, int) and rank < 0.9 * len(spectrum.singular_values),
+        "rank_deficient": isinstance(rank, int) and is_deficient(rank, spectrum),
         "below_floor": isinstance(resolvable, float)
         and (isinstance(condition, Failure) or _exceeds(condition, resolvable)),
         "near_tie": isinstance(gap, float) and gap < NEAR_TIE,

@@ -16,10 +16,11 @@ from weightscope.formats import memory, safetensors
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
+from weightscope.metrics.rank import is_deficient, numerical_rank
 from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw, fit_power_law
-from weightscope.recipe import Farms
-from weightscope.spectrum import FloatArray
+from weightscope.recipe import EvalFloor, Farms
+from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.tensor import DTYPES, TensorRef
 
 _SOLVER_ERRORS = (torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
@@ -74,11 +75,15 @@ class Measure:
             return Measurement(matrix, stats)
         spectrum = full_spectrum(slices, stats)
         spectrum = replace(spectrum, solver=f"{spectrum.solver}-{torch.device(device).type}")
-        farms = self._farms(matrix, slices, stats) if spectrum.largest else None
+        farms = self._farms(matrix, slices, stats, spectrum) if spectrum.largest else None
         return Measurement(matrix, stats, spectrum, farms)
 
     def _farms(
-        self, matrix: Matrix, slices: list[torch.Tensor], stats: EntryStatistics
+        self,
+        matrix: Matrix,
+        slices: list[torch.Tensor],
+        stats: EntryStatistics,
+        spectrum: Spectrum,
     ) -> FarmsFit | Failure | None:
         if self.farms is None:
             return None
@@ -89,8 +94,12 @@ class Measure:
         if windows is None:
             return Failure(f"the matrix is too small for a window of {SMALLEST_WINDOW} rows")
         blocks = self.farms.geometry == "paper-conv" and conv
-        spectra = window_spectra(slices, windows, scale_for(stats.abs_max or 0.0), blocks)
-        return (_fit_blocks if blocks else _fit_pooled)(spectra, windows, matrix, self.farms)
+        scale = scale_for(stats.abs_max or 0.0)
+        spectra = window_spectra(slices, windows, scale, blocks)
+        recipe = _above_storage_noise(self.farms, stats, spectrum)
+        fits = (_fit_blocks if blocks else _fit_pooled)(spectra, windows, scale, recipe)
+        lambda_max = float(spectra.max()) / scale / scale
+        return _farms_fit(fits, lambda_max, windows, matrix, blocks)
 
 
 def _failed(matrix: Matrix, error: Exception) -> Measurement:
@@ -105,51 +114,70 @@ def _slices(matrix: Matrix, stored: torch.Tensor) -> list[torch.Tensor]:
     return [stored.reshape(matrix.rows, matrix.cols)]
 
 
-def _fit_pooled(spectra: FloatArray, windows: Windows, matrix: Matrix, recipe: Farms) -> FarmsFit:
-    """One fit of all windows of all slices; the spread over single windows beside it."""
-    fit = _fit(spectra.ravel(), windows, recipe)
-    single = [_fit(evals, windows, recipe) for evals in spectra.reshape(-1, spectra.shape[-1])]
-    return _farms_fit(fit, _spread(single), windows, matrix, recipe)
+def _above_storage_noise(recipe: Farms, stats: EntryStatistics, spectrum: Spectrum) -> Farms:
+    """For a rank-deficient matrix, keep the rounding of its dtype out of the pooled fit."""
+    sv_floor = stats.sv_floor or 0.0
+    rank = numerical_rank(spectrum, sv_floor)
+    if recipe.floor.kind != "rank" or not is_deficient(rank, spectrum):
+        return recipe
+    return replace(recipe, floor=EvalFloor("abs", sv_floor**2))
 
 
-def _fit_blocks(spectra: FloatArray, windows: Windows, matrix: Matrix, recipe: Farms) -> FarmsFit:
+@dataclass(frozen=True)
+class _Fits:
+    """The fit of a matrix, and those of its parts."""
+
+    whole: PowerLaw | Failure
+    parts: list[PowerLaw | Failure]
+
+
+def _fit_pooled(spectra: FloatArray, windows: Windows, scale: float, recipe: Farms) -> _Fits:
+    """One fit of all windows of all slices, and one of each window."""
+    parts = spectra.reshape(-1, spectra.shape[-1])
+    return _Fits(
+        _fit(spectra.ravel(), windows, scale, recipe),
+        [_fit(evals, windows, scale, recipe) for evals in parts],
+    )
+
+
+def _fit_blocks(spectra: FloatArray, windows: Windows, scale: float, recipe: Farms) -> _Fits:
     """The authors' convolution rule: pool each block over the kernel, fit, average the blocks."""
-    fits = [_fit(spectra[:, k].ravel(), windows, recipe) for k in range(spectra.shape[1])]
-    good = [fit for fit in fits if isinstance(fit, PowerLaw)]
+    blocks = range(spectra.shape[1])
+    parts = [_fit(spectra[:, k].ravel(), windows, scale, recipe) for k in blocks]
+    tops = spectra.max(axis=(0, 2)) / spectra.max()  # each block is fitted over its own largest
+    good = [
+        replace(fit, xmin=fit.xmin * float(top))
+        for fit, top in zip(parts, tops, strict=True)
+        if isinstance(fit, PowerLaw)
+    ]
     if not good:
-        return _farms_fit(fits[0], None, windows, matrix, recipe)
+        return _Fits(parts[0], parts)
     alpha, xmin, ks, stderr = (
         float(np.mean([getattr(fit, key) for fit in good]))
         for key in ("alpha", "xmin", "ks", "stderr")
     )
     n_tail = sum(fit.n_tail for fit in good)
-    mean = PowerLaw(alpha, xmin, ks, n_tail, stderr, f"{good[0].method}-block-mean")
-    return _farms_fit(mean, _spread(fits), windows, matrix, recipe)
+    method = f"{good[0].method}-block-mean"
+    return _Fits(PowerLaw(alpha, xmin, ks, n_tail, stderr, method), parts)
 
 
-def _fit(evals: FloatArray, windows: Windows, recipe: Farms) -> PowerLaw | Failure:
+def _fit(evals: FloatArray, windows: Windows, scale: float, recipe: Farms) -> PowerLaw | Failure:
     top = float(evals.max())
     if not top:
         return Failure("all windows are zero")
-    floor = recipe.floor.threshold(top, max(windows.rows, windows.cols))
-    fit = fit_power_law(evals / top, recipe.fit, floor / top)
-    return fit if isinstance(fit, Failure) else replace(fit, xmin=fit.xmin * top)
-
-
-def _spread(fits: list[PowerLaw | Failure]) -> float | None:
-    alphas = [fit.alpha for fit in fits if isinstance(fit, PowerLaw)]
-    return float(np.std(alphas, ddof=1)) if len(alphas) > 1 else None
+    floor = recipe.floor.relative(top**0.5 / scale, max(windows.rows, windows.cols))
+    return fit_power_law(evals / top, recipe.fit, floor)
 
 
 def _farms_fit(
-    fit: PowerLaw | Failure, sd: float | None, windows: Windows, matrix: Matrix, recipe: Farms
+    fits: _Fits, lambda_max: float, windows: Windows, matrix: Matrix, oriented: bool
 ) -> FarmsFit:
-    rows, cols = matrix.rows, matrix.cols
-    if windows.col_starts == (0,) and recipe.geometry == "paper-conv" and rows < cols:
-        rows, cols = cols, rows
+    rows, cols = (matrix.N, matrix.M) if oriented else (matrix.rows, matrix.cols)
+    alphas = [fit.alpha for fit in fits.parts if isinstance(fit, PowerLaw)]
     return FarmsFit(
-        fit,
-        sd,
+        fits.whole,
+        lambda_max if 0 < lambda_max < float("inf") else None,
+        float(np.std(alphas, ddof=1)) if len(alphas) > 1 else None,
         windows.cols / windows.rows,
         windows.count * matrix.slices,
         windows.rows,

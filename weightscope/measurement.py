@@ -36,7 +36,8 @@ class FarmsFit:
     """The power law of the pooled window spectra.
 
     Attributes:
-        fit: Fit of the pooled eigenvalues, or why there is none.
+        fit: Fit of the pooled eigenvalues over the largest of them, or why there is none.
+        lambda_max: That largest one, in units of W^2; None where float64 cannot hold it.
         sd: Standard deviation of the exponents of single windows, where at least two were fitted.
         q: Window columns over window rows.
         windows: Windows in all slices together.
@@ -46,6 +47,7 @@ class FarmsFit:
     """
 
     fit: PowerLaw | Failure
+    lambda_max: float | None
     sd: float | None
     q: float
     windows: int

@@ -22,13 +22,18 @@ class EvalFloor:
     kind: Literal["rank", "rel", "abs"] = "rank"
     value: float = 0.0
 
-    def threshold(self, lambda_max: float, N: int) -> float:
-        """Floor in units of W^2 for a spectrum with this largest eigenvalue and longer side."""
+    def relative(self, largest: float, N: int) -> float:
+        """Floor over the largest eigenvalue.
+
+        Args:
+            largest: Largest singular value, positive.
+            N: Longer side of the matrix.
+        """
         if self.kind == "abs":
-            return self.value
+            return self.value / largest / largest  # never squared: it could leave float64
         if self.kind == "rel":
-            return lambda_max * self.value
-        return lambda_max * (N * 2.0**-23) ** 2
+            return self.value
+        return float((N * 2.0**-23) ** 2)
 
     def __str__(self) -> str:
         return "rank" if self.kind == "rank" else f"{self.kind}:{self.value!r}"

@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from weightscope.outcome import Failure
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -48,6 +50,18 @@ class Spectrum:
     def evals(self) -> FloatArray:
         """Eigenvalues of W^T W, descending, unnormalised (units of W^2)."""
         return np.square(self.singular_values)
+
+    @cached_property
+    def relative_evals(self) -> FloatArray:
+        """Eigenvalues over the largest one, descending: in range whatever the scale of W."""
+        return np.square(self.singular_values / self.largest)
+
+    def unscaled(self, relative: float) -> float | Failure:
+        """A relative eigenvalue in units of W^2, or that float64 cannot hold it."""
+        value = relative * self.largest * self.largest
+        if relative and not 0 < value < float("inf"):
+            return Failure("the value is outside the range of float64")
+        return value
 
     @property
     def largest(self) -> float:

@@ -125,11 +125,12 @@ def window_spectra(
     Args:
         slices: Matrices of equal shape, finite, on the compute device, any floating dtype.
         windows: Where to cut.
-        scale: Factor that keeps the squares of extreme entries in range; undone afterwards.
+        scale: Factor on the entries that keeps the squares of extreme ones in range.
         oriented: Transpose wide slices first (the authors' convolution code does).
 
     Returns:
-        float64, shape (slices, windows, n): ascending, n = shorter side of a window.
+        float64, shape (slices, windows, n), of the scaled entries: ascending, n = shorter side of
+        a window.
     """
     short = min(windows.rows, windows.cols)
     batch = max(1, BLOCK_BYTES // (8 * (windows.rows * windows.cols + short * short)))
@@ -149,4 +150,4 @@ def window_spectra(
             gram = stack @ stack.mT if wide else stack.mT @ stack
             del stack
             spectra.append(torch.linalg.eigvalsh(gram).clamp_(min=0).cpu().numpy())
-    return np.concatenate(spectra).reshape(len(slices), len(places), short) / scale**2
+    return np.concatenate(spectra).reshape(len(slices), len(places), short)

@@ -124,8 +124,8 @@ def _fill(descriptor: int, view: memoryview, start: int, ref: TensorRef) -> None
             ) from None
         if not count:
             raise CheckpointError(
-                f"{ref.file}: the file ends inside tensor {shortened(ref.name)}; it has shrunk since its "
-                "header was read, download or copy it again"
+                f"{ref.file}: the file ends inside tensor {shortened(ref.name)}; it has shrunk "
+                "since its header was read, download or copy it again"
             )
         done += count
 

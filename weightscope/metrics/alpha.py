@@ -8,13 +8,14 @@ import numpy as np
 
 from weightscope.columns import Column
 from weightscope.measurement import Measurement
+from weightscope.metrics.rank import is_constant, is_deficient
 from weightscope.outcome import Failure, Value, Values
 from weightscope.power_law import fit_power_law
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum
 
 OVER, UNDER = 2.0, 6.0
-NEEDS: tuple[str, ...] = ()
+NEEDS = ("rank",)
 _CSN = "Clauset, Shalizi & Newman, SIAM Review 51 (2009)"
 COLUMNS = (
     Column(
@@ -114,32 +115,35 @@ def band_of(alpha: float) -> str:
     return "heavy" if alpha <= UNDER else "weak"
 
 
-def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
+def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:
     """Fit the tail of the whole spectrum."""
     spectrum = measured.spectrum
     if spectrum is None or spectrum.largest == 0:
         return {}
-    # fitted on eigenvalues over the largest, so that no scale of W can overflow
-    evals = np.square(spectrum.singular_values / spectrum.largest)
-    lambda_max = spectrum.largest**2
-    floor = settings.eval_floor.threshold(lambda_max, spectrum.N) / lambda_max
-    fit = fit_power_law(evals, settings.xmin, floor)
+    if is_constant(spectrum, measured.stats):
+        return {"alpha": Failure("all singular values are equal, so the exponent is undefined")}
+    floor = settings.eval_floor.relative(spectrum.largest, spectrum.N)
+    rank = known["rank"]
+    assert isinstance(rank, int)
+    if settings.eval_floor.kind == "rank" and is_deficient(rank, spectrum):
+        # what lies below the rank is the rounding of the stored dtype
+        floor = max(floor, float(spectrum.relative_evals[rank]))
+    fit = fit_power_law(spectrum.relative_evals, settings.xmin, floor)
     if isinstance(fit, Failure):
         return {"alpha": fit}
     values: dict[str, Value | Failure] = {
         "alpha": fit.alpha,
         "alpha_method": fit.method,
         "alpha_stderr": fit.stderr,
-        "alpha_xmin": fit.xmin * lambda_max,
+        "alpha_xmin": spectrum.unscaled(fit.xmin),
         "alpha_ks": fit.ks,
         "alpha_n_tail": fit.n_tail,
         "alpha_band": band_of(fit.alpha),
         "alpha_hat": fit.alpha * 2 * log10(spectrum.largest),
         "log_alpha_norm": _log_alpha_norm(spectrum, fit.alpha),
     }
-    if fit.gap is not None:
-        values["alpha_gap"] = fit.gap
-    return values
+    # not columns: what other families and the warnings need
+    return values | {"alpha_gap": fit.gap, "alpha_relative_xmin": fit.xmin}
 
 
 def _log_alpha_norm(spectrum: Spectrum, alpha: float) -> float:

@@ -9,13 +9,12 @@ import numpy as np
 
 from weightscope.columns import Column
 from weightscope.measurement import Measurement
-from weightscope.outcome import Value, Values
+from weightscope.metrics.rank import is_deficient
+from weightscope.outcome import Failure, Value, Values
 from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray
 
 NEEDS = ("alpha", "rank")
-DEFICIENT = 0.9
-"""Below this share of full rank the condition is evaluated on the rank largest eigenvalues."""
 _SOURCE = "Martin & Hinrichs, SETOL, arXiv 2507.17912, section 6.3"
 COLUMNS = (
     Column(
@@ -113,16 +112,17 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     if spectrum is None or spectrum.largest == 0:
         return {}
     rank = known["rank"]
-    n_evals = len(spectrum.singular_values)
     assert isinstance(rank, int)
-    kept = rank if rank < DEFICIENT * n_evals else n_evals
-    lambda_max = spectrum.largest**2
-    cut = crossing(np.square(spectrum.singular_values[: max(kept, 1)] / spectrum.largest))
-    values: dict[str, Value] = {"erg_n_tail": cut.n_tail, "erg_xmin": cut.xmin * lambda_max}
-    xmin, n_tail = known.get("alpha_xmin"), known.get("alpha_n_tail")
+    # elsewhere the crossing could land in rounding noise
+    kept = rank if is_deficient(rank, spectrum) else len(spectrum.singular_values)
+    cut = crossing(spectrum.relative_evals[: max(kept, 1)])
+    values: dict[str, Value | Failure] = {
+        "erg_n_tail": cut.n_tail,
+        "erg_xmin": spectrum.unscaled(cut.xmin),
+    }
+    xmin, n_tail = known.get("alpha_relative_xmin"), known.get("alpha_n_tail")
     if not isinstance(xmin, float) or not isinstance(n_tail, int):
         return values
-    xmin /= lambda_max
     values["erg_gap"] = cut.n_tail - n_tail
     values["erg_delta"] = cut.scale * (xmin - cut.xmin)
     values["erg_log_ratio"] = log(xmin / cut.xmin) if cut.xmin else None

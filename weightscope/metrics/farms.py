@@ -75,7 +75,7 @@ def _fit(farms: FarmsFit) -> dict[str, Value | Failure]:
         "alpha_farms": fit.alpha,
         "farms_method": fit.method,
         "alpha_farms_sd": farms.sd,
-        "alpha_farms_xmin": fit.xmin,
+        "alpha_farms_xmin": fit.xmin * farms.lambda_max if farms.lambda_max else None,
         "alpha_farms_ks": fit.ks,
         "alpha_farms_n_tail": fit.n_tail,
     }

@@ -77,17 +77,17 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     if spectrum is None or spectrum.largest == 0:
         return {}
     N, M, Q = spectrum.N, spectrum.M, spectrum.Q
-    s = spectrum.singular_values / spectrum.largest
-    middle = float(np.median(s**2))
-    if middle * spectrum.largest**2 <= spectrum.resolution**2:
+    evals = spectrum.relative_evals
+    middle = float(np.median(evals))
+    if middle <= (spectrum.resolution / spectrum.largest) ** 2:
         return {"mp_sigma": Failure("half of the eigenvalues are zero, so there is no bulk")}
     variance = middle / N / marchenko_pastur.median(Q)
-    x = s**2 / N / variance
+    x = evals / N / variance
     edge = marchenko_pastur.edges(Q)[1]
     cut = marchenko_pastur.largest_eval_cut(N, M, spectrum.slices)
     return {
         "mp_sigma": sqrt(variance) * spectrum.largest,
-        "mp_edge": N * variance * edge * spectrum.largest**2,
+        "mp_edge": spectrum.unscaled(N * variance * edge),
         "mp_spikes": int(np.count_nonzero(x > cut)),
         "mp_softrank": min(1.0, edge / float(x[0])),
         "mp_ks": _distance(np.sort(x[x <= cut]), Q),

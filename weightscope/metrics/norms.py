@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from math import log10
-
-import numpy as np
+from math import log10, sqrt
 
 from weightscope.columns import Column
 from weightscope.measurement import Measurement
@@ -76,12 +74,14 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     """Norms of W; their logarithms stay empty for the zero matrix."""
     if measured.spectrum is None:
         return {}
-    s = measured.spectrum.singular_values
-    frobenius = float(np.linalg.norm(s))
+    s, largest = measured.spectrum.singular_values, measured.spectrum.largest
+    if largest == 0:
+        return {"frobenius_norm": 0.0, "spectral_norm": 0.0, "nuclear_norm": 0.0}
+    share = sqrt(float(measured.spectrum.relative_evals.sum()))
     return {
-        "frobenius_norm": frobenius,
-        "spectral_norm": measured.spectrum.largest,
+        "frobenius_norm": share * largest,
+        "spectral_norm": largest,
         "nuclear_norm": float(s.sum()),
-        "log_norm": 2 * log10(frobenius) if frobenius else None,
-        "log_spectral_norm": 2 * log10(s[0]) if s[0] else None,
+        "log_norm": 2 * (log10(largest) + log10(share)),
+        "log_spectral_norm": 2 * log10(largest),
     }

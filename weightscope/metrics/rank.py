@@ -7,12 +7,14 @@ from math import exp, log
 import numpy as np
 
 from weightscope.columns import Column
-from weightscope.measurement import Measurement
+from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.outcome import Failure, Values
 from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray, Spectrum
 
 EPS32 = 2.0**-23
+DEFICIENT = 0.9
+"""Below this share of full rank, the tail and the ERG cut are sought among the rank largest."""
 NEEDS: tuple[str, ...] = ()
 COLUMNS = (
     Column(
@@ -86,6 +88,20 @@ def numerical_rank(spectrum: Spectrum, sv_floor: float) -> int:
     return int(np.count_nonzero(spectrum.singular_values > cut))
 
 
+def is_deficient(rank: int, spectrum: Spectrum) -> bool:
+    """Whether so many directions are missing that figures are computed on the rest alone."""
+    return rank < DEFICIENT * len(spectrum.singular_values)
+
+
+def is_constant(spectrum: Spectrum, stats: EntryStatistics | None) -> bool:
+    """Whether several singular values differ by no more than rounding and storage explain."""
+    if len(spectrum.singular_values) < 2 or spectrum.largest == 0:
+        return False
+    floor = (stats.sv_floor if stats else None) or 0.0
+    spread = max(5e-7, spectrum.M * EPS32, 2 * floor / spectrum.largest)
+    return spectrum.largest - spectrum.smallest < spread * spectrum.smallest
+
+
 def entropy_of(shares: FloatArray) -> float:
     """-sum p ln p in nats, 0 ln 0 = 0."""
     positive = shares[shares > 0]
@@ -100,9 +116,7 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     if spectrum.largest == 0:
         return {"rank": 0}
     rank = numerical_rank(spectrum, stats.sv_floor or 0.0)
-    # shares of the largest, so that squares of extreme weights stay in range
-    s = spectrum.singular_values / spectrum.largest
-    evals = s**2
+    s, evals = spectrum.singular_values / spectrum.largest, spectrum.relative_evals
     energy = float(evals.sum())
     entropy = entropy_of(evals / energy)
     resolved = int(np.count_nonzero(spectrum.singular_values > spectrum.resolution))

@@ -90,7 +90,8 @@ def index_names(index: Path) -> list[str]:
         plain = isinstance(name, str) and name == Path(name).name and not set(name) & {"\\", "\0"}
         if not plain or name in {"", "..", "."}:
             raise CheckpointError(
-                f"{index}: points to {shortened(name)}, which is not a plain file name in its own folder"
+                f"{index}: points to {shortened(name)}, which is not a plain file name in its "
+                "own folder"
             )
         names.add(name)
     return sorted(names)
