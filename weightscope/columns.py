@@ -41,7 +41,7 @@ IDENTITY: tuple[Column, ...] = (
     Column("name", "text", "tensor name as stored, [e] for one expert of a stack"),
     Column("block", "integer", "first numeric component of the name (the layer index)"),
     Column("module", "text", "name without .weight, # for the block and expert index"),
-    Column("role", "text", "what the matrix does: attn_q, mlp_up, embedding, conv, ..."),
+    Column("role", "text", "what the matrix does, such as attn_q, mlp_up, embedding, conv"),
     Column("expert", "integer", "index of the expert, for mixtures of experts"),
     Column("rows", "integer", "rows as stored (of one slice, for a convolution)"),
     Column("cols", "integer", "columns as stored (of one slice, for a convolution)"),

@@ -4,87 +4,29 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Any, Optional
-
-import typer
+from typing import Any
 
 from weightscope.cli import options as o
 from weightscope.cli.explained import explained, say
 
-_SAVE = "Saving and resuming"
-
 
 def analyze(
     model: o.ModelArgument,
-    metrics: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--metrics",
-            metavar="FAMILY",
-            help="Families to compute (repeatable or comma-separated): alpha farms erg condition "
-            "rank welore mp norms stats. All by default; the others' columns stay empty.",
-        ),
-    ] = None,
+    metrics: o.MetricsOption = None,
     include: o.IncludeOption = None,
     exclude: o.ExcludeOption = None,
-    xmin: Annotated[
-        str,
-        typer.Option(
-            "--xmin",
-            metavar="ks|mid|peak|peak-fixed",
-            help="Where the tail of alpha starts: smallest KS distance, the median, or near the "
-            "peak of the density (as published code does it, or as it was meant).",
-        ),
-    ] = "ks",
-    farms: Annotated[
-        str,
-        typer.Option(
-            "--farms",
-            metavar="auto|paper-llm|paper-cnn",
-            help="FARMS windows: chosen by shape, or the paper's settings (slow).",
-        ),
-    ] = "auto",
-    farms_embeddings: Annotated[
-        bool, typer.Option("--farms-embeddings", help="FARMS for embeddings and heads too.")
-    ] = False,
+    xmin: o.XminOption = "ks",
+    farms: o.FarmsOption = "auto",
+    farms_embeddings: o.FarmsEmbeddingsOption = False,
     conv: o.ConvOption = "slices",
-    welore_target: Annotated[
-        float,
-        typer.Option("--welore-target", metavar="SHARE", help="Ranks that WeLore is to remove."),
-    ] = 0.5,
-    eval_floor: Annotated[
-        str,
-        typer.Option(
-            "--eval-floor",
-            metavar="rank|abs:X|rel:X",
-            help="Eigenvalues at or below it are not fitted: float32 rank tolerance, an absolute "
-            "value (WeightWatcher's is abs:1e-5), or a share of the largest.",
-        ),
-    ] = "rank",
-    device: Annotated[
-        str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
-    ] = "auto",
-    threads: Annotated[
-        int, typer.Option("--threads", help="Cores to use; 0 means all this process may use.")
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--out",
-            metavar="RUN",
-            help="Run folder; default ./NAME.weightscope, numbered where that is another run.",
-            rich_help_panel=_SAVE,
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=_SAVE),
-    ] = False,
-    no_save: Annotated[
-        bool, typer.Option("--no-save", help="Keep no run folder.", rich_help_panel=_SAVE)
-    ] = False,
+    welore_target: o.WeloreTargetOption = 0.5,
+    eval_floor: o.EvalFloorOption = "rank",
+    device: o.DeviceOption = "auto",
+    threads: o.ThreadsOption = 0,
+    seed: o.SeedOption = 0,
+    out: o.OutOption = None,
+    resume: o.ResumeOption = False,
+    no_save: o.NoSaveOption = False,
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
@@ -115,26 +57,25 @@ def analyze(
     with explained(debug, hint):
         signal.signal(signal.SIGTERM, _interrupt)
         from weightscope.cli.emit import Output
-        from weightscope.settings import Settings, parse_floor
+        from weightscope.settings import FAMILIES, Settings, parse_floor
 
         output = Output(format, csv, json, sort, top, ww_names, bom, force)
         output.check()
-        chosen: dict[str, Any] = {"metrics": _families(metrics)} if metrics else {}
-        settings = Settings(
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            xmin=xmin,  # type: ignore[arg-type]
-            farms=farms,
-            farms_embeddings=farms_embeddings,
-            conv=conv,  # type: ignore[arg-type]
-            welore_target=welore_target,
-            eval_floor=parse_floor(eval_floor),
-            device=device,
-            threads=threads,
-            seed=seed,
-            **chosen,
-        )
         _check_saving(out, resume, no_save, force)
+        settings = Settings(
+            tuple(include or ()),
+            tuple(exclude or ()),
+            _families(metrics) if metrics else FAMILIES,
+            xmin,  # type: ignore[arg-type]
+            farms,
+            farms_embeddings,
+            conv,  # type: ignore[arg-type]
+            welore_target,
+            parse_floor(eval_floor),
+            device,
+            threads,
+            seed,
+        )
         _run(model, settings, (not no_save, out, force, resume), output, quiet)
 
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Optional
-
-import typer
 
 from weightscope.cli import options as o
 from weightscope.cli.explained import explained
 
 
 def explain(
-    metric: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(
-            metavar="[METRIC]",
-            help="A column or a family; without it, all columns.",
-            show_default=False,
-        ),
-    ] = None,
+    metric: o.MetricArgument = None,
     debug: o.DebugOption = False,
 ) -> None:
     """Explain a metric: formula, range, how to read it, when not to believe it, source.

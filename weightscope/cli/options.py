@@ -123,3 +123,79 @@ ConvOption = Annotated[
         help="A convolution kernel as one matrix per position, pooled, or as one flat matrix.",
     ),
 ]
+_SAVE = "Saving and resuming"
+
+MetricsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--metrics",
+        metavar="FAMILY",
+        help="Families to compute (repeatable or comma-separated): alpha farms erg condition "
+        "rank welore mp norms stats. All by default; the others' columns stay empty.",
+    ),
+]
+XminOption = Annotated[
+    str,
+    typer.Option(
+        "--xmin",
+        metavar="ks|mid|peak|peak-fixed",
+        help="Where the tail of alpha starts: smallest KS distance, the median, or near the "
+        "peak of the density (as published code does it, or as it was meant).",
+    ),
+]
+FarmsOption = Annotated[
+    str,
+    typer.Option(
+        "--farms",
+        metavar="auto|paper-llm|paper-cnn",
+        help="FARMS windows: chosen by shape, or the paper's settings (slow).",
+    ),
+]
+FarmsEmbeddingsOption = Annotated[
+    bool, typer.Option("--farms-embeddings", help="FARMS for embeddings and heads too.")
+]
+WeloreTargetOption = Annotated[
+    float,
+    typer.Option("--welore-target", metavar="SHARE", help="Ranks that WeLore is to remove."),
+]
+EvalFloorOption = Annotated[
+    str,
+    typer.Option(
+        "--eval-floor",
+        metavar="rank|abs:X|rel:X",
+        help="Eigenvalues at or below it are not fitted: float32 rank tolerance, an absolute "
+        "value (WeightWatcher's is abs:1e-5), or a share of the largest.",
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", help="Cores to use; 0 means all this process may use.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+OutOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--out",
+        metavar="RUN",
+        help="Run folder; default ./NAME.weightscope, numbered where that is another run.",
+        rich_help_panel=_SAVE,
+        show_default=False,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=_SAVE),
+]
+NoSaveOption = Annotated[
+    bool, typer.Option("--no-save", help="Keep no run folder.", rich_help_panel=_SAVE)
+]
+MetricArgument = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Argument(
+        metavar="[METRIC]",
+        help="A column or a family; without it, all columns.",
+        show_default=False,
+    ),
+]
