@@ -23,8 +23,8 @@ ALSO = {
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate"},  # a run is what CSV and JSON are made of
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-SENTENCES = {"analysis", "present", "outputs", "inspection", "explain"}
+ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary", "outputs"}
+SENTENCES = {"analysis", "present", "inspection", "explain"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "cli": 5}
 MAY_IMPORT = {

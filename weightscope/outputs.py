@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from weightscope.errors import OutputError
@@ -22,6 +23,8 @@ def check_target(target: str, force: bool) -> None:
         return
     if path.is_dir():
         raise OutputError(f"{target}: is a folder; give a file name")
+    if path.exists() and not path.is_file():
+        return  # a device or a pipe: nothing to replace
     if path.exists() and not force:
         raise OutputError(
             f"{target}: exists already; choose another name, or --force to replace it"
@@ -45,10 +48,37 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
         sys.stdout.buffer.flush()
         return
     path = Path(target)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as stream:
+                stream.write(data)
+        else:
+            replace_file(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name of its own, make sure of it, rename it into place.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 from weightscope.errors import IncomparableRunsError, RunFolderError
 from weightscope.evaluate import Row
 from weightscope.measurement import Measurement
+from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
 from weightscope.records import measurement_from, measurement_record
 from weightscope.run import Run
@@ -48,14 +50,9 @@ def dumps(value: Any, **options: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, **options)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    replace_file(path, text.encode("utf-8", "surrogatepass"))
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -143,15 +140,11 @@ def load_arrays(path: Path) -> dict[str, FloatArray]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
-    """Write a spectra file under a temporary name and rename it into place."""
+    """Write a spectra file whole or not at all."""
     from safetensors.numpy import save
 
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as stream:
-        stream.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    replace_file(path, data)
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
@@ -186,7 +179,7 @@ class RunWriter:
             try:
                 if (folder / RUN).exists():
                     check_same(read_provenance(folder), self._provenance, folder)
-                write_atomically(folder / RUN, dumps(self._provenance, indent=1))
+                write_text(folder / RUN, dumps(self._provenance, indent=1))
                 self.measured = self._recover(plan)
             except BaseException:
                 os.close(self._lock)
@@ -223,7 +216,7 @@ class RunWriter:
         text = "".join(
             dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
         )
-        write_atomically(self.folder / ROWS, text)
+        write_text(self.folder / ROWS, text)
         return recovered
 
     def _part(self, batch: Batch) -> Path:
@@ -238,29 +231,39 @@ class RunWriter:
         arrays = {
             m.matrix.name: m.spectrum.singular_values for m in measured if m.spectrum is not None
         }
-        try:
+        lines = "".join(dumps(measurement_record(m)) + "\n" for m in measured)
+        with self._writing():
             save_arrays(self._part(batch), arrays)
-            with (self.folder / ROWS).open(
-                "a", encoding="utf-8", errors="surrogatepass", newline=""
-            ) as stream:
-                stream.writelines(dumps(measurement_record(m)) + "\n" for m in measured)
+            with (self.folder / ROWS).open("ab") as stream:
+                stream.write(lines.encode("utf-8", "surrogatepass"))
                 stream.flush()
                 os.fsync(stream.fileno())
+
+    def finish(
+        self, rows: Sequence[Row], spectra: Mapping[str, Spectrum], summary: Mapping[str, Any]
+    ) -> None:
+        """Write the table and all spectra, and mark the run as finished.
+
+        Raises:
+            RunFolderError: The disk is full or gone.
+        """
+        arrays = {name: spectrum.singular_values for name, spectrum in spectra.items()}
+        record = {**self._provenance, "finished": True, "summary": summary}
+        with self._writing():
+            save_arrays(self.folder / SPECTRA, arrays)
+            write_text(self.folder / TABLE, "".join(dumps(row) + "\n" for row in rows))
+            write_text(self.folder / RUN, dumps(record, indent=1))
+            shutil.rmtree(self.folder / PARTS)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RunFolderError(
                 f"{self.folder}: cannot be written ({error.strerror}); what was finished is kept, "
                 "make room and continue with --resume"
             ) from None
-
-    def finish(
-        self, rows: Sequence[Row], spectra: Mapping[str, Spectrum], summary: Mapping[str, Any]
-    ) -> None:
-        """Write the table and all spectra, and mark the run as finished."""
-        save_arrays(self.folder / SPECTRA, {name: s.singular_values for name, s in spectra.items()})
-        write_atomically(self.folder / TABLE, "".join(dumps(row) + "\n" for row in rows))
-        record = {**self._provenance, "finished": True, "summary": summary}
-        write_atomically(self.folder / RUN, dumps(record, indent=1))
-        shutil.rmtree(self.folder / PARTS)
 
 
 def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
@@ -291,21 +294,45 @@ def differences(
             yield prefix + key, there, here
 
 
+_PART = re.compile(r"\d{6}\.safetensors")
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a run folder is one that a run writes."""
+    names = (RUN, ROWS, SPECTRA, TABLE)
+    if entry.name == PARTS:
+        return entry.is_dir() and all(
+            _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
+            for part in entry.iterdir()
+        )
+    return entry.name in {*names, LOCK} or _is_temporary(entry, "|".join(map(re.escape, names)))
+
+
+def _is_temporary(entry: Path, names: str) -> bool:
+    return bool(re.fullmatch(rf"\.({names})\.\w+\.tmp", entry.name))
+
+
 def is_unborn(folder: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its first ``run.json``."""
     return folder.is_dir() and all(
-        entry.name in {PARTS, LOCK, ROWS} or entry.suffix == ".tmp" for entry in folder.iterdir()
+        _is_ours(entry) and entry.name not in {RUN, TABLE, SPECTRA} for entry in folder.iterdir()
     )
 
 
 def clear_run(folder: Path) -> None:
-    """Delete a run folder, and nothing that is not one.
+    """Delete a run, and nothing that is not part of one.
 
     Raises:
-        RunFolderError: It is something else, or another process is writing it.
+        RunFolderError: It is something else, holds other files, or another process is writing it.
     """
     if not is_unborn(folder):
         read_record(folder)
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry))
+    if foreign:
+        raise RunFolderError(
+            f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
+            "deleted; move them, or choose another folder with --out"
+        )
     lock = _locked(folder / LOCK)
     try:
         shutil.rmtree(folder)

@@ -51,7 +51,7 @@ def explained(debug: bool = False, hint: str = "") -> Iterator[None]:
         say("Error: out of memory; try fewer --threads")
         raise typer.Exit(1) from None
     except Exception as error:
-        if isinstance(error, typer.Exit) or not isinstance(error, _UNEXPECTED):
+        if isinstance(error, typer.Exit | typer.Abort) or not isinstance(error, _UNEXPECTED):
             raise
         _trace(debug)
         say(f"Error: unexpected {type(error).__name__}: {error} (--debug shows where)")
@@ -65,6 +65,7 @@ _UNEXPECTED = (
     ImportError,
     LookupError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
 )

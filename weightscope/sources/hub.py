@@ -12,7 +12,9 @@ from weightscope.errors import CheckpointError
 from weightscope.sources.local import INDEX_SUFFIX, index_names, open_local
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-_NOT_REMOTE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf")
+_NOT_REMOTE = (
+    ".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".weightscope",
+)  # fmt: skip
 
 
 def is_hub_id(text: str) -> bool:
@@ -45,12 +47,12 @@ def _downloaded(repository: str, revision: str | None) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
-    def fetch(patterns: list[str]) -> Path:
+    def fetch(wanted: str | None, patterns: list[str]) -> Path:
         # subfolders hold other formats and other models
         return Path(
             snapshot_download(
                 repository,
-                revision=revision,
+                revision=wanted,
                 allow_patterns=patterns,
                 ignore_patterns=["*/*"],
                 library_name="weightscope",
@@ -58,8 +60,9 @@ def _downloaded(repository: str, revision: str | None) -> Path:
         )
 
     try:
-        folder = fetch(["*.json"])
-        return fetch([*_weight_patterns(folder), "*.json"])
+        folder = fetch(revision, ["*.json"])
+        # by commit from here on: a branch may move between two requests
+        return fetch(folder.name, [*_weight_patterns(folder), "*.json"])
     except hub.GatedRepoError:
         why = "is gated: accept its conditions on the hub, then log in with: hf auth login"
     except hub.RepositoryNotFoundError:
