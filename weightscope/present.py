@@ -255,7 +255,7 @@ def _worth(entries: Sequence[Any]) -> Table:
             Cell(entry["topic"], "strong"),
             Cell(short(entry["count"])),
             Cell(entry["why"], "dim"),
-            Cell("\n".join(entry["names"])),
+            Cell("\n".join(name.removesuffix(".weight") for name in entry["names"])),
         )
         for entry in entries
     )
