@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,10 @@ def open_hub(text: str) -> Checkpoint:
 def _downloaded(repository: str, revision: str | None) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
     def fetch(wanted: str | None, patterns: list[str]) -> Path:
         # subfolders hold other formats and other models
