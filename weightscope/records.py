@@ -11,6 +11,9 @@ from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw
 from weightscope.spectrum import FloatArray, Spectrum
 
+RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure"})
+"""Keys of every record."""
+
 
 def measurement_record(measured: Measurement) -> dict[str, Any]:
     """Everything about a measurement but its singular values."""

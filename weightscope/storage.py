@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from weightscope.errors import IncomparableRunsError, RunFolderError
-from weightscope.evaluate import Row
+from weightscope.evaluate import Row, all_columns
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
-from weightscope.records import measurement_from, measurement_record
+from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.version import SCHEMA_VERSION
@@ -109,6 +109,9 @@ def load_run(folder: Path) -> Run:
         rows = tuple(json.loads(line) for line in lines if line)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / TABLE}: cannot be read ({error})") from None
+    columns = {column.name for column in all_columns()}
+    if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
+        raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
     summary = record.pop("summary")
     return Run(record, rows, summary, folder, load_spectra=lambda: _load_spectra(folder))
 
@@ -148,13 +151,15 @@ def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """Parsed lines of rows.jsonl; a torn last line is dropped."""
+    """Measurements in rows.jsonl; a torn last line, and what is no measurement, is dropped."""
     if not path.exists():
         return []
     records = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line.decode("utf-8", "surrogatepass")))
+            record = json.loads(line.decode("utf-8", "surrogatepass"))
+            if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
+                records.append(record)
     return records
 
 
@@ -209,10 +214,12 @@ class RunWriter:
             part = self._part(batch)
             if not part.exists() or any(m.name not in lines for m in batch.matrices):
                 continue
-            arrays = load_arrays(part)
-            recovered[batch.index] = [
-                measurement_from(lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
-            ]
+            # a part that a power cut left broken is measured again
+            with contextlib.suppress(RunFolderError, TypeError):
+                arrays = load_arrays(part)
+                recovered[batch.index] = [
+                    measurement_from(lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
+                ]
         text = "".join(
             dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
         )
