@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"errors", "plugins", "columns", "outcome", "version", "text", "recipe", "tensor"}
 VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
+    "gates", "distances",
     "report",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -23,7 +24,18 @@ ALSO = {
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate"},  # a run is what CSV and JSON are made of
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary", "outputs"}
+ACTS = {
+    "select",
+    "plan",
+    "measure",
+    "evaluate",
+    "records",
+    "storage",
+    "run",
+    "summary",
+    "outputs",
+    "alignment",
+}
 SENTENCES = {"analysis", "present", "inspection", "explain"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "cli": 5}

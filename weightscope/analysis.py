@@ -119,7 +119,7 @@ def analyze(
     folder, finished = _choose_folder(saving, provenance, checkpoint.name, observer)
     if finished is not None:
         observer.note(f"{folder} holds this very run; it is used again")
-        return finished
+        return replace(finished, reused=True)
     context: AbstractContextManager[RunWriter | None] = (
         RunWriter(folder, provenance, plan) if folder else nullcontext()
     )

@@ -19,7 +19,7 @@ from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
 from weightscope.metrics.rank import is_deficient, numerical_rank
 from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw, fit_power_law
-from weightscope.recipe import EvalFloor, Farms
+from weightscope.recipe import Farms
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.tensor import DTYPES, TensorRef
 
@@ -96,8 +96,9 @@ class Measure:
         blocks = self.farms.geometry == "paper-conv" and conv
         scale = scale_for(stats.abs_max or 0.0)
         spectra = window_spectra(slices, windows, scale, blocks)
-        recipe = _above_storage_noise(self.farms, stats, spectrum)
-        fits = (_fit_blocks if blocks else _fit_pooled)(spectra, windows, scale, recipe)
+        noise = _storage_noise(self.farms, stats, spectrum)
+        fitter = _Fitter(self.farms, max(windows.rows, windows.cols), scale, noise)
+        fits = (_fit_blocks if blocks else _fit_pooled)(spectra, fitter)
         lambda_max = float(spectra.max()) / scale / scale
         return _farms_fit(fits, lambda_max, windows, matrix, blocks)
 
@@ -114,13 +115,37 @@ def _slices(matrix: Matrix, stored: torch.Tensor) -> list[torch.Tensor]:
     return [stored.reshape(matrix.rows, matrix.cols)]
 
 
-def _above_storage_noise(recipe: Farms, stats: EntryStatistics, spectrum: Spectrum) -> Farms:
-    """For a rank-deficient matrix, keep the rounding of its dtype out of the pooled fit."""
+@dataclass(frozen=True)
+class _Fitter:
+    """How the eigenvalues of one matrix's windows are fitted.
+
+    Attributes:
+        recipe: Fit and floor.
+        N: Longer side of a window.
+        scale: Factor on the entries.
+        sv_floor: Singular values at or below it are storage noise; 0 for a matrix of full rank.
+    """
+
+    recipe: Farms
+    N: int
+    scale: float
+    sv_floor: float
+
+    def __call__(self, evals: FloatArray) -> PowerLaw | Failure:
+        top = float(evals.max())
+        if not top:
+            return Failure("all windows are zero")
+        largest = top**0.5 / self.scale
+        floor = self.recipe.floor.relative(largest, self.N)
+        floor = max(floor, self.sv_floor / largest * (self.sv_floor / largest))
+        return fit_power_law(evals / top, self.recipe.fit, floor)
+
+
+def _storage_noise(recipe: Farms, stats: EntryStatistics, spectrum: Spectrum) -> float:
+    """What to keep out of the pooled fit of a rank-deficient matrix: the rounding of its dtype."""
     sv_floor = stats.sv_floor or 0.0
     rank = numerical_rank(spectrum, sv_floor)
-    if recipe.floor.kind != "rank" or not is_deficient(rank, spectrum):
-        return recipe
-    return replace(recipe, floor=EvalFloor("abs", sv_floor**2))
+    return sv_floor if recipe.floor.kind == "rank" and is_deficient(rank, spectrum) else 0.0
 
 
 @dataclass(frozen=True)
@@ -131,42 +156,29 @@ class _Fits:
     parts: list[PowerLaw | Failure]
 
 
-def _fit_pooled(spectra: FloatArray, windows: Windows, scale: float, recipe: Farms) -> _Fits:
+def _fit_pooled(spectra: FloatArray, fit: _Fitter) -> _Fits:
     """One fit of all windows of all slices, and one of each window."""
-    parts = spectra.reshape(-1, spectra.shape[-1])
-    return _Fits(
-        _fit(spectra.ravel(), windows, scale, recipe),
-        [_fit(evals, windows, scale, recipe) for evals in parts],
-    )
+    return _Fits(fit(spectra.ravel()), [fit(e) for e in spectra.reshape(-1, spectra.shape[-1])])
 
 
-def _fit_blocks(spectra: FloatArray, windows: Windows, scale: float, recipe: Farms) -> _Fits:
+def _fit_blocks(spectra: FloatArray, fit: _Fitter) -> _Fits:
     """The authors' convolution rule: pool each block over the kernel, fit, average the blocks."""
-    blocks = range(spectra.shape[1])
-    parts = [_fit(spectra[:, k].ravel(), windows, scale, recipe) for k in blocks]
+    parts = [fit(spectra[:, k].ravel()) for k in range(spectra.shape[1])]
     tops = spectra.max(axis=(0, 2)) / spectra.max()  # each block is fitted over its own largest
     good = [
-        replace(fit, xmin=fit.xmin * float(top))
-        for fit, top in zip(parts, tops, strict=True)
-        if isinstance(fit, PowerLaw)
+        replace(part, xmin=part.xmin * float(top))
+        for part, top in zip(parts, tops, strict=True)
+        if isinstance(part, PowerLaw)
     ]
     if not good:
         return _Fits(parts[0], parts)
     alpha, xmin, ks, stderr = (
-        float(np.mean([getattr(fit, key) for fit in good]))
+        float(np.mean([getattr(part, key) for part in good]))
         for key in ("alpha", "xmin", "ks", "stderr")
     )
-    n_tail = sum(fit.n_tail for fit in good)
+    n_tail = sum(part.n_tail for part in good)
     method = f"{good[0].method}-block-mean"
     return _Fits(PowerLaw(alpha, xmin, ks, n_tail, stderr, method), parts)
-
-
-def _fit(evals: FloatArray, windows: Windows, scale: float, recipe: Farms) -> PowerLaw | Failure:
-    top = float(evals.max())
-    if not top:
-        return Failure("all windows are zero")
-    floor = recipe.floor.relative(top**0.5 / scale, max(windows.rows, windows.cols))
-    return fit_power_law(evals / top, recipe.fit, floor)
 
 
 def _farms_fit(

@@ -74,7 +74,8 @@ class WeloreFit:
 
 def normalised(spectrum: Spectrum) -> FloatArray | None:
     """d of every singular value, descending; None where all are equal."""
-    s = spectrum.singular_values
+    # what the solver cannot tell from zero is a tie, not a staircase of rounding errors
+    s = np.where(spectrum.singular_values > spectrum.resolution, spectrum.singular_values, 0.0)
     span = s[0] - s[-1]
     if span <= 1e-12 * s[0]:
         return None
