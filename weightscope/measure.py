@@ -56,7 +56,7 @@ class Measure:
         Raises:
             CheckpointError: Its bytes cannot be read.
         """
-        stored = self.read(matrix.tensor, matrix.expert if matrix.view == "expert" else None)
+        stored = _stored(self.read, matrix)
         try:
             return self._on(self.device, matrix, stored)
         except _SOLVER_ERRORS as error:
@@ -101,6 +101,19 @@ class Measure:
         fits = (_fit_blocks if blocks else _fit_pooled)(spectra, fitter)
         lambda_max = float(spectra.max()) / scale / scale
         return _farms_fit(fits, lambda_max, windows, matrix, blocks)
+
+
+def _stored(read: Reader, matrix: Matrix) -> torch.Tensor:
+    return read(matrix.tensor, matrix.expert if matrix.view == "expert" else None)
+
+
+def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
+    """The entries as one matrix, stored dtype: a convolution as (rows, cols times positions).
+
+    Raises:
+        CheckpointError: The bytes cannot be read.
+    """
+    return _stored(read, matrix).reshape(matrix.rows, -1)
 
 
 def _failed(matrix: Matrix, error: Exception) -> Measurement:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from weightscope.errors import OutputError
@@ -43,9 +45,10 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
     """
     data = (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace")
     if target == STDOUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with writing_stdout():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         return
     path = Path(target)
     try:
@@ -56,6 +59,22 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
             replace_file(path, data)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Say what is wrong with standard output; a closed pipe is left to the door.
+
+    Raises:
+        OutputError: Its device is full or gone.
+        BrokenPipeError: The reader has seen enough.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from None
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,4 +47,13 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    # a closed standard stream is None, which nothing that prints expects
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    try:
+        app(prog_name="weightscope")
+    except SystemExit:
+        # typer ends with 1 when its own output meets a closed pipe, and leaves this mark
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            raise SystemExit(0) from None
+        raise

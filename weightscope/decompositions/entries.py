@@ -25,7 +25,7 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
         slices: Matrices of equal shape, stored dtype.
         dtype: How they are stored.
     """
-    nonfinite = sum(int((~torch.isfinite(m)).sum()) for m in slices)
+    nonfinite = sum(map(count_nonfinite, slices))
     if nonfinite:
         return EntryStatistics(None, None, None, None, nonfinite, None)
     abs_max = max(_abs_max(m) for m in slices)
@@ -48,6 +48,11 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
     floor = max(storage_floor(m, dtype, scale) for m in slices)
     std = (squares / count) ** 0.5 / scale
     return EntryStatistics(mean / scale, std, abs_max, zeros / count, 0, floor)
+
+
+def count_nonfinite(matrix: torch.Tensor) -> int:
+    """Number of NaN and infinite entries."""
+    return int((~torch.isfinite(matrix)).sum())
 
 
 def _abs_max(matrix: torch.Tensor) -> float:

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.plan import Batch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def available_threads() -> int:
@@ -78,17 +82,30 @@ def _run_group(
     batches: list[Batch], work: Callable[[Matrix], Measurement], workers: int, threads: int
 ) -> Iterator[tuple[Batch, list[Measurement]]]:
     matrices = (matrix for batch in batches for matrix in batch.matrices)
-    # a window of futures bounds what is read ahead; results come out in plan order
-    pending: deque[Future[Measurement]] = deque()
+    measured = in_order(matrices, work, workers, threads)
+    for batch in batches:
+        yield batch, [next(measured) for _ in batch.matrices]
+
+
+def in_order(
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int, threads: int
+) -> Iterator[Result]:
+    """Apply ``work`` to every item in a pool; results come in the order of the items.
+
+    Args:
+        items: What to work on; at most two per worker are taken ahead.
+        work: Called in worker threads.
+        workers: Worker threads.
+        threads: Linear-algebra threads of each.
+    """
+    rest = iter(items)
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
     try:
-        for matrix in islice(matrices, 2 * workers):
-            pending.append(pool.submit(work, matrix))
-        for batch in batches:
-            measured = []
-            for _ in batch.matrices:
-                measured.append(pending.popleft().result())
-                pending.extend(pool.submit(work, matrix) for matrix in islice(matrices, 1))
-            yield batch, measured
+        pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, item) for item in islice(rest, 1))
+            yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

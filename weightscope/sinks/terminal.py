@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from weightscope.outputs import writing_stdout
 from weightscope.report import Paragraph, Report, Style, Table
 from weightscope.text import printable
 
@@ -34,10 +35,12 @@ def write(report: Report, stream: IO[str] | None = None) -> None:
     if not console.is_terminal:
         width = int(os.environ.get("COLUMNS", "0") or 0) or PLAIN_WIDTH
         console = Console(file=stream, highlight=False, width=width)
-    console.print(Text(printable(report.title), style="bold"))
-    for block in report.blocks:
-        console.print()
-        console.print(_table(block, console) if isinstance(block, Table) else _text(block))
+    with writing_stdout():
+        console.print(Text(printable(report.title), style="bold"))
+        for block in report.blocks:
+            console.print()
+            console.print(_table(block, console) if isinstance(block, Table) else _text(block))
+        stream.flush()
 
 
 def _text(block: Paragraph) -> Text:

@@ -1,0 +1,73 @@
+"""Two checkpoints to differences: the same matrix read from both, compared on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from weightscope.checkpoint import Checkpoint
+from weightscope.decompositions.difference import compare_matrices
+from weightscope.decompositions.entries import count_nonfinite
+from weightscope.difference import Difference
+from weightscope.executors import local
+from weightscope.matrix import Matrix
+from weightscope.measure import Reader, read_matrix, reader_for
+from weightscope.select import select
+from weightscope.settings import Settings
+from weightscope.tensor import DTYPES
+
+
+@dataclass(frozen=True)
+class MatrixPair:
+    """The same matrix in two checkpoints, under the name it has in the first."""
+
+    a: Matrix
+    b: Matrix
+
+
+def matrices_of(checkpoint: Checkpoint, settings: Settings) -> dict[str, Matrix]:
+    """The matrices of a checkpoint by name."""
+    selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
+    return {matrix.name: matrix for matrix in selection.matrices}
+
+
+def measure_changes(
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    pairs: list[tuple[str, str]],
+    settings: Settings,
+) -> Iterator[tuple[str, Difference | None]]:
+    """Compare the matrices of two checkpoints, in order.
+
+    Args:
+        checkpoints: First and second.
+        pairs: Names in the first and in the second.
+        settings: Device and threads, resolved.
+
+    Yields:
+        Name in the first checkpoint, and the difference; None where an entry is not finite.
+    """
+    known = [matrices_of(checkpoint, settings) for checkpoint in checkpoints]
+    readers = [reader_for(checkpoint) for checkpoint in checkpoints]
+    wanted = [
+        MatrixPair(known[0][a], known[1][b]) for a, b in pairs if a in known[0] and b in known[1]
+    ]
+    work = _Compare(readers[0], readers[1], settings.device)
+    workers = settings.threads if settings.device == "cpu" else 1
+    results = local.in_order(wanted, work, workers, 1)
+    for pair, change in zip(wanted, results, strict=True):
+        yield pair.a.name, change
+
+
+@dataclass(frozen=True)
+class _Compare:
+    read_a: Reader
+    read_b: Reader
+    device: str
+
+    def __call__(self, pair: MatrixPair) -> Difference | None:
+        a = read_matrix(self.read_a, pair.a).to(self.device)
+        b = read_matrix(self.read_b, pair.b).to(self.device)
+        if count_nonfinite(a) or count_nonfinite(b) or not a.numel() or not b.numel():
+            return None
+        stored = DTYPES[pair.a.tensor.dtype], DTYPES[pair.b.tensor.dtype]
+        return compare_matrices(a, b, stored)
