@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"errors", "plugins", "columns", "outcome", "version", "text", "recipe", "tensor"}
 VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
-    "gates", "distances",
+    "gates",
+    "difference", "distances",
     "report",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -22,20 +23,10 @@ DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "execut
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
-    "sinks": {"run", "evaluate"},  # a run is what CSV and JSON are made of
+    "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
 }
-ACTS = {
-    "select",
-    "plan",
-    "measure",
-    "evaluate",
-    "records",
-    "storage",
-    "run",
-    "summary",
-    "outputs",
-    "alignment",
-}
+ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
+ACTS |= {"outputs", "alignment", "changes"}
 SENTENCES = {"analysis", "present", "inspection", "explain"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "cli": 5}

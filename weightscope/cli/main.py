@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from weightscope.cli.analyze import analyze
 from weightscope.cli.explain import explain
@@ -45,15 +46,18 @@ def _root(
     pass
 
 
+def _reader_is_gone(console: Console) -> None:
+    """A closed pipe is no failure: the reader has seen enough."""
+    console.quiet = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
+
+
 def main() -> None:
     """Run the command line."""
     # a closed standard stream is None, which nothing that prints expects
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    try:
-        app(prog_name="weightscope")
-    except SystemExit:
-        # typer ends with 1 when its own output meets a closed pipe, and leaves this mark
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
-            raise SystemExit(0) from None
-        raise
+    # rich, which prints the help and the tables, would end with 1
+    Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign]
+    app(prog_name="weightscope")
