@@ -27,12 +27,14 @@ ALSO = {
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes"}
-SENTENCES = {"analysis", "present", "inspection", "explain"}
+SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "trajectory"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
-RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "cli": 5}
+RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
-    "torch": {"formats", "decompositions", "executors", "measure"},
-    "transformers": {"layouts"},
+    "torch": {"integrations", "formats", "decompositions", "executors", "measure"},
+    "transformers": {"layouts", "integrations"},
+    "lightning": {"integrations"},
+    "pytorch_lightning": {"integrations"},
     "rich": {"sinks", "cli"},
     "typer": {"cli"},
     "pandas": {"run"},

@@ -23,10 +23,17 @@ class PrefixMap:
 
 @dataclass(frozen=True)
 class Pair:
-    """A matrix in the first run, in the second, or in both."""
+    """A matrix in the first run, in the second, or in both.
+
+    Attributes:
+        a: Its row in the first run.
+        b: Its row in the second.
+        renamed: They were paired by their spectra, not by name.
+    """
 
     a: Row | None
     b: Row | None
+    renamed: bool = False
 
     @property
     def either(self) -> Row:

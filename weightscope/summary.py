@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -46,8 +47,8 @@ def summarise(
     params = sum(int(n) for row in analysed if isinstance(n := row["params"], int))
     return {
         "matrices": len(rows),
-        "status": _counts(rows, "status"),
-        "bands": _counts([row for row in headline if row["alpha_band"]], "alpha_band"),
+        "status": counts(rows, "status"),
+        "bands": counts([row for row in headline if row["alpha_band"]], "alpha_band"),
         "alpha_mean": fmean(alphas) if alphas else None,
         "alpha_median": median(alphas) if alphas else None,
         "alpha_hat_mean": fmean(hats) if hats else None,
@@ -62,11 +63,10 @@ def summarise(
     }
 
 
-def _counts(rows: Iterable[Row], column: str) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[str(row[column])] = counts.get(str(row[column]), 0) + 1
-    return dict(sorted(counts.items()))
+def counts(rows: Iterable[Row], column: str) -> dict[str, int]:
+    """How often each value of a column occurs."""
+    found = Counter(str(row[column]) for row in rows)
+    return dict(sorted(found.items()))
 
 
 def _medians(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -59,5 +59,5 @@ def main() -> None:
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     # rich, which prints the help and the tables, would end with 1
-    Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign]
+    Console.on_broken_pipe = _reader_is_gone  # type: ignore[method-assign, assignment]
     app(prog_name="weightscope")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -99,6 +100,7 @@ def in_order(
         threads: Linear-algebra threads of each.
     """
     rest = iter(items)
+    before = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
     try:
@@ -109,3 +111,11 @@ def in_order(
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        _reset_threads(before)
+
+
+def _reset_threads(count: int) -> None:
+    """Undo for later threads what the workers set: torch keeps the last count as their default."""
+    thread = Thread(target=torch.set_num_threads, args=(count,))
+    thread.start()
+    thread.join()
