@@ -180,8 +180,12 @@ def _finish(
     return rows, summarise(rows, selection, fitted)
 
 
-def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dict[str, Any]]:
-    """Settings with device and threads filled in, and the provenance of the run."""
+def with_resources(settings: Settings) -> tuple[Settings, str]:
+    """Settings with device and threads filled in, and the device's name.
+
+    Raises:
+        OptionError: There is no such device here.
+    """
     from weightscope.executors import local
 
     try:
@@ -189,7 +193,12 @@ def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dic
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device {settings.device}: {error}") from None
     threads = settings.threads or local.available_threads()
-    settings = replace(settings, device=device, threads=threads)
+    return replace(settings, device=device, threads=threads), device_name
+
+
+def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dict[str, Any]]:
+    """Settings with device and threads filled in, and the provenance of the run."""
+    settings, device_name = with_resources(settings)
     environment = {
         "python": platform.python_version(),
         "machine": platform.machine(),

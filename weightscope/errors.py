@@ -31,6 +31,12 @@ class OutputError(WeightscopeError):
     """An output file exists already or cannot be written."""
 
 
+class GateError(WeightscopeError):
+    """A ``--fail-on`` rule was hit."""
+
+    exit_code = 4
+
+
 class IncomparableRunsError(WeightscopeError):
     """Two runs differ in something that makes their figures incomparable."""
 

@@ -319,6 +319,11 @@ def _is_temporary(entry: Path, names: str) -> bool:
     return bool(re.fullmatch(rf"\.({names})\.\w+\.tmp", entry.name))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a path is a run folder, of whatever state and version."""
+    return (folder / RUN).is_file()
+
+
 def is_unborn(folder: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its first ``run.json``."""
     return folder.is_dir() and all(

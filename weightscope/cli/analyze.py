@@ -32,6 +32,7 @@ def analyze(
     json: o.JsonOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
+    fail_on: o.FailOnOption = None,
     ww_names: o.WwOption = False,
     bom: o.BomOption = False,
     force: o.ForceOption = False,
@@ -56,11 +57,15 @@ def analyze(
     hint = "" if no_save else "What was finished is kept; the same command with --resume continues."
     with explained(debug, hint):
         signal.signal(signal.SIGTERM, _interrupt)
-        from weightscope.cli.emit import Output
+        from weightscope.cli.emit import Output, emit, run_emission
+        from weightscope.cli.gating import apply_gates, read_gates
+        from weightscope.evaluate import all_columns
         from weightscope.settings import FAMILIES, Settings, parse_floor
 
-        output = Output(format, csv, json, sort, top, ww_names, bom, force)
-        output.check()
+        names = [column.name for column in all_columns()]
+        output = Output(format, csv, json, sort, top, bom, force)
+        output.check(names)
+        gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)
         settings = Settings(
             tuple(include or ()),
@@ -76,7 +81,9 @@ def analyze(
             threads,
             seed,
         )
-        _run(model, settings, (not no_save, out, force, resume), output, quiet)
+        run = _run(model, settings, (not no_save, out, force, resume), quiet)
+        emit(run_emission(run, output, ww_names), output)
+        apply_gates(gates, run.rows)
 
 
 def _check_saving(out: Path | None, resume: bool, no_save: bool, force: bool) -> None:
@@ -96,10 +103,9 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(model: str, settings: Any, saving: tuple[Any, ...], output: Any, quiet: bool) -> None:
+def _run(model: str, settings: Any, saving: tuple[Any, ...], quiet: bool) -> Any:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
-    from weightscope.cli.emit import emit
     from weightscope.cli.progress import Talk
 
     with Talk(quiet) as talk:
@@ -111,4 +117,4 @@ def _run(model: str, settings: Any, saving: tuple[Any, ...], output: Any, quiet:
             say(f"{sum(degenerate.values())} of {len(run.rows)} rows are not ok: {counts}")
         if run.folder is not None and not run.reused:
             say(f"Run saved in {run.folder}")
-    emit(run, output)
+    return run

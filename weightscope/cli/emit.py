@@ -1,22 +1,25 @@
-"""One run to standard output and files, in the formats asked for."""
+"""One table to standard output and files, in the formats asked for."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weightscope.cli.options import Format
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
 from weightscope.outputs import STDOUT, check_target, write_output
 from weightscope.present import run_report
+from weightscope.report import Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
 
 
 @dataclass(frozen=True)
 class Output:
-    """What to emit of a run.
+    """What to emit.
 
     Attributes:
         format: For standard output; None chooses by where it goes.
@@ -24,7 +27,6 @@ class Output:
         json: JSON file, ``-`` for standard output.
         sort: Column that orders the table.
         top: Most rows of the table.
-        ww_names: Use WeightWatcher's columns.
         bom: Begin CSV with a byte-order mark.
         force: Replace existing files.
     """
@@ -34,59 +36,95 @@ class Output:
     json: str | None = None
     sort: str | None = None
     top: int | None = None
-    ww_names: bool = False
     bom: bool = False
     force: bool = False
 
-    def check(self) -> None:
+    def check(self, columns: Collection[str]) -> None:
         """Refuse, before any work, what could not be written after it.
 
         Raises:
             OutputError: A file exists or cannot be created.
-            OptionError: Options that contradict each other.
+            OptionError: Options that contradict each other, or no such column.
         """
         if self.csv == STDOUT and self.json == STDOUT:
             raise OptionError("--csv - and --json - cannot both have standard output")
-        if self.sort is not None:
+        if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
-            if column not in {c.name for c in all_columns()}:
-                raise OptionError(
-                    f"--sort {column!r}: no such column; weightscope explain lists them"
-                )
+            raise OptionError(f"--sort {column!r}: no such column; weightscope explain lists them")
         for target in filter(None, (self.csv, self.json)):
             check_target(target, self.force)
         if self.csv and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
 
 
-def emit(run: Run, output: Output) -> None:
+@dataclass(frozen=True)
+class Emission:
+    """A table in every form that it can be emitted in.
+
+    Attributes:
+        columns: Column names of CSV.
+        rows: Rows of CSV and JSON.
+        facts: Provenance and summary, for JSON and beside a CSV file.
+        report: Builds what people read.
+        origin: What produced it, in one line.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    facts: Mapping[str, Any]
+    report: Callable[[], Report]
+    origin: str
+
+
+def emit(emission: Emission, output: Output) -> None:
     """Write everything that was asked for; standard output last."""
-    if self_written := output.csv:
-        write_output(self_written, _csv(run, output), output.bom)
-        if self_written != STDOUT:
-            write_output(self_written + ".run.json", json.facts(run))
+    if output.csv:
+        text = csv.render(emission.columns, emission.rows)
+        write_output(output.csv, text, output.bom)
+        if output.csv != STDOUT:
+            write_output(output.csv + ".run.json", json.dumps(emission.facts))
     if output.json:
-        write_output(output.json, _json(run, output))
-    if STDOUT in {output.csv, output.json}:
-        return
+        write_output(output.json, _json(emission))
+    if STDOUT not in {output.csv, output.json}:
+        _emit_to_stdout(emission, output)
+
+
+def _emit_to_stdout(emission: Emission, output: Output) -> None:
     kind = output.format or (Format.table if sys.stdout.isatty() else Format.csv)
     if kind is Format.csv:
-        write_output(STDOUT, _csv(run, output), output.bom)
+        write_output(STDOUT, csv.render(emission.columns, emission.rows), output.bom)
     elif kind is Format.json:
-        write_output(STDOUT, _json(run, output))
+        write_output(STDOUT, _json(emission))
+    elif kind is Format.markdown:
+        write_output(STDOUT, markdown.render(emission.report(), emission.origin))
     else:
-        report = run_report(run, output.sort, output.top)
-        if kind is Format.markdown:
-            write_output(STDOUT, markdown.render(report, provenance_line(run)))
-        else:
-            from weightscope.sinks import terminal
+        from weightscope.sinks import terminal
 
-            terminal.write(report)
+        terminal.write(emission.report())
 
 
-def provenance_line(run: Run) -> str:
+def _json(emission: Emission) -> str:
+    return json.dumps({**emission.facts, "rows": list(emission.rows)})
+
+
+def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
+    """A run, with our columns or WeightWatcher's."""
+    columns: Sequence[str] = [column.name for column in all_columns()]
+    rows: Sequence[Row] = run.rows
+    if ww_names:
+        columns, rows = weightwatcher.NAMES, weightwatcher.rows(run.rows)
+    facts = {"provenance": run.provenance, "summary": run.summary}
+    return Emission(
+        columns,
+        rows,
+        facts,
+        lambda: run_report(run, output.sort, output.top),
+        provenance_line(run.provenance),
+    )
+
+
+def provenance_line(p: Mapping[str, Any]) -> str:
     """What produced a run, in one line."""
-    p = run.provenance
     environment, settings = p["environment"], p["settings"]
     revision = f", {p['source']['revision']}" if p["source"]["revision"] else ""
     return (
@@ -94,14 +132,3 @@ def provenance_line(run: Run) -> str:
         f"{environment['device_name']} {environment['compute_dtype']}, "
         f"{settings['threads']} threads, seed {settings['seed']}"
     )
-
-
-def _csv(run: Run, output: Output) -> str:
-    if output.ww_names:
-        return csv.render(weightwatcher.NAMES, weightwatcher.rows(run.rows))
-    return csv.render([column.name for column in all_columns()], run.rows)
-
-
-def _json(run: Run, output: Output) -> str:
-    rows: list[Row] = weightwatcher.rows(run.rows) if output.ww_names else list(run.rows)
-    return json.render(run, rows)

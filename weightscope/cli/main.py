@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from weightscope.cli.analyze import analyze
+from weightscope.cli.compare import compare
 from weightscope.cli.explain import explain
 from weightscope.cli.inspect import inspect
 from weightscope.cli.report import report
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (analyze, inspect, report, explain):
+for verb in (analyze, inspect, report, compare, explain):
     app.command()(verb)
 
 

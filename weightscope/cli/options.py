@@ -18,6 +18,14 @@ class Format(StrEnum):
     markdown = "markdown"
 
 
+class By(StrEnum):
+    """What a row of a comparison stands for."""
+
+    name = "name"
+    module = "module"
+    block = "block"
+
+
 _OUTPUT = "Output"
 
 FormatOption = Annotated[
@@ -197,5 +205,49 @@ MetricArgument = Annotated[
         metavar="[METRIC]",
         help="A column or a family; without it, all columns.",
         show_default=False,
+    ),
+]
+
+FailOnOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--fail-on",
+        metavar="RULE",
+        help="Exit with 4 where a row fits the rule, for pipelines (repeatable): 'alpha > 6', "
+        "'alpha_ks > 0.1 and alpha_n_tail >= 50', 'alpha is empty'. An empty cell never fits a "
+        "comparison.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+RunsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A B...",
+        help="Run folders, or anything that analyze takes.",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--weights/--no-weights",
+        help="Compare the weights themselves; by default where both are checkpoints.",
+        show_default=False,
+    ),
+]
+MapOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--map",
+        metavar="FROM=TO",
+        help="Read names that begin with FROM as beginning with TO (repeatable). Training wrappers "
+        "(module., _orig_mod., base_model.model., ...) are known.",
+    ),
+]
+ByOption = Annotated[By, typer.Option("--by", help="One row per matrix, or medians per group.")]
+ForceComparisonOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Compare runs of different settings, and replace existing output."
     ),
 ]

@@ -13,6 +13,7 @@ def report(
     json: o.JsonOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
+    fail_on: o.FailOnOption = None,
     ww_names: o.WwOption = False,
     bom: o.BomOption = False,
     force: o.ForceOption = False,
@@ -29,9 +30,15 @@ def report(
       weightscope report my-model.weightscope --sort condition_number --top 10 --format table
     """
     with explained(debug):
-        from weightscope.cli.emit import Output, emit
+        from weightscope.cli.emit import Output, emit, run_emission
+        from weightscope.cli.gating import apply_gates, read_gates
+        from weightscope.evaluate import all_columns
         from weightscope.storage import load_run
 
-        output = Output(format, csv, json, sort, top, ww_names, bom, force)
-        output.check()
-        emit(load_run(run), output)
+        names = [column.name for column in all_columns()]
+        output = Output(format, csv, json, sort, top, bom, force)
+        output.check(names)
+        gates = read_gates(fail_on, names)
+        found = load_run(run)
+        emit(run_emission(found, output, ww_names), output)
+        apply_gates(gates, found.rows)

@@ -1,0 +1,173 @@
+"""From what a user names to a comparison: saved runs are read, checkpoints analysed first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weightscope.alignment import PrefixMap, align
+from weightscope.analysis import Observer, Saving, Silent, analyze, with_resources
+from weightscope.checkpoint import Checkpoint
+from weightscope.comparison import (
+    Comparison,
+    check_comparable,
+    compare_runs,
+    metric_columns,
+    pair_runs,
+)
+from weightscope.difference import Difference
+from weightscope.errors import OptionError
+from weightscope.evaluate import Row
+from weightscope.run import Run
+from weightscope.settings import Settings
+from weightscope.sources import open_model
+from weightscope.storage import is_run, load_run
+
+HINT = (
+    "Compared by their saved runs alone; name two checkpoints to compare the weights themselves "
+    "(rel_change, spectrum of the difference, reading)."
+)
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How models are compared.
+
+    Attributes:
+        weights: Compare the weights too; None does where both models are checkpoints.
+        maps: Prefixes that count as equal.
+        force: Compare runs of different settings all the same.
+        save: Keep the runs of checkpoints that are analysed for it.
+        settings: Device, threads and whatever else checkpoints are analysed with.
+    """
+
+    weights: bool | None = None
+    maps: tuple[PrefixMap, ...] = ()
+    force: bool = False
+    save: bool = True
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One side of a comparison."""
+
+    run: Run
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Several runs beside the first.
+
+    Attributes:
+        names: Of the models.
+        provenance: Of their runs.
+        columns: Column names.
+        rows: One row per matrix of any of them.
+    """
+
+    names: tuple[str, ...]
+    provenance: tuple[Mapping[str, Any], ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def open_side(model: str, how: Comparing, observer: Observer) -> Model:
+    """A saved run, or a checkpoint with its run.
+
+    Raises:
+        WeightscopeError: It is neither, or cannot be read.
+    """
+    if is_run(Path(model)):
+        return Model(load_run(Path(model)), None)
+    checkpoint = open_model(model)
+    return Model(analyze(model, how.settings, Saving(how.save), observer), checkpoint)
+
+
+def compare_models(
+    models: Sequence[str], how: Comparing, observer: Observer | None = None
+) -> tuple[Comparison, str]:
+    """Compare two models.
+
+    Returns:
+        The comparison, and a hint for the user (may be empty).
+
+    Raises:
+        IncomparableRunsError: Their runs were made with different settings.
+        OptionError: The weights were asked for, but one side is a saved run.
+        WeightscopeError: One of them cannot be read.
+    """
+    observer = observer or Silent()
+    a, b = (open_side(model, how, observer) for model in models)
+    if not how.force:
+        check_comparable(a.run, b.run)
+    both = a.checkpoint is not None and b.checkpoint is not None
+    if how.weights and not both:
+        raise OptionError("--weights needs two checkpoints, but one side is a saved run")
+    pairs = pair_runs(a.run, b.run, how.maps)
+    changes: dict[str, Difference] | None = None
+    if both and how.weights is not False:
+        names = [(str(p.a["name"]), str(p.b["name"])) for p in pairs if p.a and p.b]
+        changes = _changes((a, b), names, how.settings)
+    hint = HINT if changes is None and how.weights is None else ""
+    return compare_runs(a.run, b.run, pairs, changes), hint
+
+
+def _changes(
+    sides: tuple[Model, Model], names: list[tuple[str, str]], settings: Settings
+) -> dict[str, Difference]:
+    from weightscope.changes import measure_changes
+
+    first, second = (side.checkpoint for side in sides)
+    assert first is not None and second is not None
+    settings = with_resources(settings)[0]
+    found = measure_changes((first, second), names, settings)
+    return {name: change for name, change in found if change is not None}
+
+
+def compare_many(models: Sequence[str], how: Comparing, observer: Observer | None = None) -> Wide:
+    """Several models beside the first, metric by metric.
+
+    Raises:
+        IncomparableRunsError: Their runs were made with different settings.
+        WeightscopeError: One of them cannot be read.
+    """
+    observer = observer or Silent()
+    runs = [open_side(model, how, observer).run for model in models]
+    if not how.force:
+        for run in runs[1:]:
+            check_comparable(runs[0], run)
+    letters = [chr(ord("a") + i) if i < 26 else f"r{i}" for i in range(len(runs))]
+    metrics = [column.name for column in metric_columns()]
+    columns = ["name", "block", "module", "role", "present"]
+    columns += [f"{metric}_{letter}" for metric in metrics for letter in letters]
+    rows = _wide_rows(runs, letters, metrics, how.maps)
+    return Wide(
+        tuple(run.name for run in runs),
+        tuple(run.provenance for run in runs),
+        tuple(columns),
+        tuple(rows),
+    )
+
+
+def _wide_rows(
+    runs: Sequence[Run], letters: list[str], metrics: list[str], maps: tuple[PrefixMap, ...]
+) -> list[Row]:
+    rows: dict[str, Row] = {}
+    reference: list[Row] = list(runs[0].rows)
+    for letter, run in zip(letters, runs, strict=True):
+        for pair in align(reference, run.rows, maps):
+            if pair.b is None:
+                continue
+            name = str(pair.either["name"])
+            if pair.a is None:
+                reference.append(pair.b)  # later runs are matched with it too
+            start: Row = {key: pair.either[key] for key in ("name", "block", "module", "role")}
+            row = rows.setdefault(name, {**start, "present": ""})
+            row["present"] = f"{row['present']}{letter}"
+            row.update({f"{metric}_{letter}": pair.b[metric] for metric in metrics})
+    blank = {f"{metric}_{letter}": None for metric in metrics for letter in letters}
+    return [{**blank, **row} for row in rows.values()]

@@ -1,0 +1,103 @@
+"""A comparison as a report and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weightscope.comparing import Wide
+from weightscope.comparison import AGGREGATED, Comparison
+from weightscope.evaluate import Row
+from weightscope.present import short, sorted_rows
+from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
+
+_SHOWN = (
+    ("change", "reading"),
+    ("alpha a", "alpha_a"),
+    ("alpha b", "alpha_b"),
+    ("moved", "alpha_moved"),
+    ("w1", "spectrum_w1"),
+    ("rel change", "rel_change"),
+    ("cosine", "cosine"),
+    ("rank 99", "delta_rank_99"),
+    ("left", "subspace_left"),
+    ("intruders", "intruders"),
+    ("band", "band_change"),
+    ("class", "class_change"),
+)
+_DROPPABLE = ("class", "intruders", "left", "band", "rank 99", "cosine", "w1")
+
+
+def comparison_report(found: Comparison, sort: str | None, top: int | None) -> Report:
+    """The rows that differ most in what people ask first, and the summary."""
+    rows = sorted_rows(found.rows, sort)
+    shown = rows if top is None else rows[:top]
+    blocks: list[Block] = [_rows_table(shown)]
+    if len(shown) < len(rows):
+        blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
+    blocks.append(Paragraph(_headline(found.summary), "strong"))
+    blocks.append(groups_table("Medians per module", "module", found.summary["modules"]))
+    moved = found.summary["moved_most"]
+    if moved:
+        text = f"Moved most (by {found.summary['moved_by']}): {', '.join(moved)}"
+        blocks.append(Paragraph(text))
+    return Report(f"{found.names[0]} -> {found.names[1]}: {len(rows)} matrices", tuple(blocks))
+
+
+def _rows_table(rows: Sequence[Row]) -> Table:
+    # a column without a value for anyone is left out
+    shown = [(title, key) for title, key in _SHOWN if any(_cell(row, key).text for row in rows)]
+    lines = tuple(
+        (Cell(str(row["name"]).removesuffix(".weight")), *(_cell(row, key) for _, key in shown))
+        for row in rows
+    )
+    headers = ("name", *(title for title, _ in shown))
+    words = {"name", "change", "band", "class"}
+    return Table("", headers, lines, tuple(name not in words for name in headers), _DROPPABLE)
+
+
+def _cell(row: Row, key: str) -> Cell:
+    if key == "reading":
+        text = str(row["reading"] or ("" if row["change"] == "common" else row["change"]))
+        return Cell(text, "dim" if text == "identical" else "strong")
+    style: Style = "warn" if key == "alpha_moved" and row[key] == "yes" else ""
+    return Cell(short(row[key]), style)
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    parts = [f"{n} {word}" for word, n in summary["change"].items()]
+    parts += [f"{n} {word}" for word, n in summary["reading"].items()]
+    parts.append(f"alpha moved in {summary['alpha_moved']}")
+    for key, what in (("band_changes", "band"), ("class_changes", "class")):
+        parts += [f"{what} {arrow}: {n}" for arrow, n in summary[key].items()]
+    return "; ".join(parts)
+
+
+def groups_table(title: str, by: str, groups: Sequence[Mapping[str, Any]]) -> Table:
+    """Medians per module or block."""
+    used = [n for n in AGGREGATED if any(group[n] is not None for group in groups)]
+    headers = (by, "matrices", "moved", *used)
+    rows = tuple(tuple(Cell(short(group[name])) for name in headers) for group in groups)
+    titles = tuple(name.replace("_", " ") for name in headers)
+    return Table(title, titles, rows, (False, *(True,) * (len(headers) - 1)))
+
+
+def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "alpha") -> Report:
+    """One metric of several runs side by side."""
+    rows = list(found.rows)
+    if sort is not None:
+        column = sort.removeprefix("-")
+        defined = [row for row in rows if isinstance(row[column], int | float)]
+        defined.sort(key=lambda row: float(row[column] or 0), reverse=sort[0] != "-")
+        rows = defined + [row for row in rows if row[column] is None]
+    keys = [
+        c for c in found.columns if c.startswith(f"{metric}_") and c[len(metric) + 1 :].isalpha()
+    ]
+    keys = [c for c in keys if len(c) <= len(metric) + 2]
+    lines = tuple(
+        (Cell(str(row["name"]).removesuffix(".weight")), *(Cell(short(row[key])) for key in keys))
+        for row in (rows if top is None else rows[:top])
+    )
+    names = [f"{letter[-1]} = {name}" for letter, name in zip(keys, found.names, strict=False)]
+    table = Table("", ("name", *keys), lines, (False, *(True,) * len(keys)))
+    return Report(f"{metric} of {len(found.names)} runs", (Paragraph(", ".join(names)), table))
