@@ -28,7 +28,7 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory"}
+SENTENCES |= {"present_comparison", "trajectory", "present_trajectory"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -140,7 +140,7 @@ def _loaded(code: str) -> set[str]:
 def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded("import weightscope") == set()
     help_code = "import sys\nfrom weightscope.cli.main import app\n"
-    for verb in ([], ["analyze"], ["inspect"], ["report"], ["explain"], ["compare"]):
+    for verb in ([], ["analyze"], ["inspect"], ["report"], ["explain"], ["compare"], ["track"]):
         run = help_code + f"try: app({[*verb, '--help']!r})\nexcept SystemExit: pass"
         assert _loaded(run) == set(), verb
 

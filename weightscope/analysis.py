@@ -94,7 +94,7 @@ def analyze(
 
     Args:
         model: Path of a safetensors file, folder or index, a hub id ``org/name``, a live
-            ``torch.nn.Module``, or a mapping of names to tensors.
+            ``torch.nn.Module``, a mapping of names to tensors, or an indexed checkpoint.
         settings: What to compute and how; the defaults where None.
         saving: Where to keep the run; nowhere where None.
         observer: Who is told about progress.

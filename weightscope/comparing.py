@@ -84,7 +84,7 @@ def open_side(model: str, how: Comparing, observer: Observer) -> Model:
     if is_run(Path(model)):
         return Model(load_run(Path(model)), None)
     checkpoint = open_model(model)
-    return Model(analyze(model, how.settings, Saving(how.save), observer), checkpoint)
+    return Model(analyze(checkpoint, how.settings, Saving(how.save), observer), checkpoint)
 
 
 def compare_models(

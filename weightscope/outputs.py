@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weightscope.errors import OutputError
+from weightscope.text import printable
 
 STDOUT = "-"
 
@@ -24,7 +25,7 @@ def check_target(target: str, force: bool) -> None:
     if target == STDOUT:
         return
     if path.is_dir():
-        raise OutputError(f"{target}: is a folder; give a file name")
+        raise OutputError(f"{target or 'the empty name'}: is a folder; give a file name")
     if path.exists() and not path.is_file():
         return  # a device or a pipe: nothing to replace
     if path.exists() and not force:
@@ -43,6 +44,9 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
+    if target == STDOUT and sys.stdout.isatty():
+        # names are hostile, and a terminal obeys what a file only stores
+        text = "\n".join(map(printable, text.split("\n")))
     data = (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace")
     if target == STDOUT:
         with writing_stdout():

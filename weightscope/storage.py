@@ -113,6 +113,7 @@ def load_run(folder: Path) -> Run:
     if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
         raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
     summary = record.pop("summary")
+    record.pop("finished")
     return Run(record, rows, summary, folder, load_spectra=lambda: _load_spectra(folder))
 
 

@@ -51,9 +51,10 @@ class Output:
         if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
             raise OptionError(f"--sort {column!r}: no such column; weightscope explain lists them")
-        for target in filter(None, (self.csv, self.json)):
-            check_target(target, self.force)
-        if self.csv and self.csv != STDOUT:
+        for target in (self.csv, self.json):
+            if target is not None:
+                check_target(target, self.force)
+        if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
 
 
@@ -78,12 +79,12 @@ class Emission:
 
 def emit(emission: Emission, output: Output) -> None:
     """Write everything that was asked for; standard output last."""
-    if output.csv:
+    if output.csv is not None:
         text = csv.render(emission.columns, emission.rows)
         write_output(output.csv, text, output.bom)
         if output.csv != STDOUT:
             write_output(output.csv + ".run.json", json.dumps(emission.facts))
-    if output.json:
+    if output.json is not None:
         write_output(output.json, _json(emission))
     if STDOUT not in {output.csv, output.json}:
         _emit_to_stdout(emission, output)

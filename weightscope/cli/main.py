@@ -15,6 +15,7 @@ from weightscope.cli.compare import compare
 from weightscope.cli.explain import explain
 from weightscope.cli.inspect import inspect
 from weightscope.cli.report import report
+from weightscope.cli.track import track
 from weightscope.version import __version__
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (analyze, inspect, report, compare, explain):
+for verb in (analyze, inspect, report, compare, track, explain):
     app.command()(verb)
 
 

@@ -251,3 +251,20 @@ ForceComparisonOption = Annotated[
         "--force", help="Compare runs of different settings, and replace existing output."
     ),
 ]
+TrackedArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_GLOB...",
+        help="Runs or checkpoints, a quoted glob, or a training folder with checkpoint-* in it.",
+        show_default=False,
+    ),
+]
+TrackedMetricOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--metric",
+        metavar="COLUMN",
+        help="Metrics of the CSV (repeatable; all by default); the table shows the first, else "
+        "alpha.",
+    ),
+]

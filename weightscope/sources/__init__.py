@@ -21,6 +21,8 @@ def open_model(model: Any) -> Checkpoint:
     """
     from weightscope.sources import hub, local, memory
 
+    if isinstance(model, Checkpoint):
+        return model
     if isinstance(model, str | Path):
         try:
             path = Path(model).expanduser()

@@ -1,0 +1,64 @@
+"""``weightscope track``: trajectories over a training."""
+
+from __future__ import annotations
+
+from weightscope.cli import options as o
+from weightscope.cli.explained import explained
+
+
+def track(
+    runs: o.TrackedArgument,
+    metric: o.TrackedMetricOption = None,
+    maps: o.MapOption = None,
+    device: o.DeviceOption = "auto",
+    threads: o.ThreadsOption = 0,
+    no_save: o.NoSaveOption = False,
+    format: o.FormatOption = None,
+    csv: o.CsvOption = None,
+    json: o.JsonOption = None,
+    top: o.TopOption = None,
+    bom: o.BomOption = False,
+    force: o.ForceComparisonOption = False,
+    quiet: o.QuietOption = False,
+    debug: o.DebugOption = False,
+) -> None:
+    """Follow every matrix over the checkpoints of a training, ordered by step.
+
+    The step comes from trainer_state.json, else from the last number of the name. What is already
+    analysed is not analysed again. CSV is in long form: step, name, metric, value.
+
+    [bold]Examples[/]
+
+      weightscope track my-training/checkpoint-*
+
+      weightscope track my-training --metric spectral_norm
+
+      weightscope track run-100.weightscope run-500.weightscope --format csv > trajectory.csv
+    """
+    with explained(debug, "The runs analysed so far are kept."):
+        from weightscope import trajectory as t
+        from weightscope.alignment import parse_prefix_map
+        from weightscope.cli.emit import Emission, Output, emit, provenance_line
+        from weightscope.cli.progress import Talk
+        from weightscope.comparing import Comparing
+        from weightscope.present_trajectory import trajectory_report
+        from weightscope.settings import Settings
+
+        output = Output(format, csv, json, None, top, bom, force)
+        output.check(())
+        metrics = t.metric_names(metric or ())
+        prefixes = tuple(parse_prefix_map(text) for text in maps or ())
+        settings = Settings(device=device, threads=threads)
+        how = Comparing(False, prefixes, force, not no_save, settings)
+        with Talk(quiet) as talk:
+            found = t.track(t.expand(runs), how, talk)
+        summary = t.summarise(found)
+        shown = metrics[0]
+        emission = Emission(
+            t.LONG_COLUMNS,
+            t.long_rows(found, metrics),
+            {"runs": [run.provenance for run in found.runs], "summary": summary},
+            lambda: trajectory_report(found, summary, shown, top),
+            provenance_line(found.runs[-1].provenance),
+        )
+        emit(emission, output)

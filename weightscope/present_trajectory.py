@@ -1,0 +1,87 @@
+"""Trajectories for people: sparklines and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weightscope.present import short
+from weightscope.report import Block, Cell, Paragraph, Report, Table
+from weightscope.trajectory import Trajectory
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """Values as a row of bars between their own minimum and maximum; a gap where one is missing."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    span = (high - low) or 1.0
+    return "".join(
+        " " if value is None else _LEVELS[int((value - low) / span * (len(_LEVELS) - 1) + 0.5)]
+        for value in values
+    )
+
+
+def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
+    """One line per matrix, then what happened."""
+    names = found.names if top is None else found.names[:top]
+    blocks: list[Block] = [_lines(found, names, metric), _medians(found, summary)]
+    blocks += [Paragraph(text) for text in _sentences(summary)]
+    title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
+    return Report(title, tuple(blocks))
+
+
+def _lines(found: Trajectory, names: Sequence[str], metric: str) -> Table:
+    rows = []
+    for name in names:
+        values = found.values(name, metric)
+        known = [value for value in values if value is not None]
+        if known:
+            change = known[-1] - known[0]
+            rows.append(
+                (
+                    Cell(name.removesuffix(".weight")),
+                    Cell(sparkline(values)),
+                    Cell(short(known[0])),
+                    Cell(short(known[-1])),
+                    Cell(("+" if change > 0 else "") + short(change)),
+                )
+            )
+    headers = ("name", metric, "first", "last", "change")
+    return Table("", headers, tuple(rows), (False, False, True, True, True))
+
+
+def _medians(found: Trajectory, summary: Any) -> Table:
+    rows = tuple(
+        (Cell(role), Cell(sparkline(values)), *(Cell(short(value)) for value in values))
+        for role, values in summary["alpha_median"].items()
+    )
+    headers = ("role", "", *map(str, found.steps))
+    numeric = (False, False, *(True,) * len(found.steps))
+    return Table(
+        "Median alpha per role", headers, rows, numeric, tuple(map(str, found.steps[1:-1]))
+    )
+
+
+def _sentences(summary: Any) -> list[str]:
+    first = summary["first_to_move"]
+    texts = ["No exponent moved by more than its uncertainty."]
+    if first:
+        texts = [
+            f"First to move, at step {first['step']}: {', '.join(first['names'])}"
+            + (f" and {first['count'] - 5} more." if first["count"] > 5 else ".")
+        ]
+    growth = summary["spectral_norm_growth"]
+    if growth:
+        largest = ", ".join(f"{g['name']} x{g['ratio']:.2f}" for g in growth[:3])
+        texts.append(f"Spectral norms grew most in {largest}.")
+    left = summary["left_their_band"]
+    texts += [
+        f"{b['name']} went from {b['from']} to {b['to']} at step {b['step']}." for b in left[:8]
+    ]
+    if len(left) > 8:
+        texts.append(f"{len(left) - 8} more left their band.")
+    return texts
