@@ -11,7 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "plugins", "columns", "outcome", "version", "text", "recipe", "tensor"}
+GROUND = {
+    "resources",
+    "errors",
+    "plugins",
+    "columns",
+    "outcome",
+    "version",
+    "text",
+    "recipe",
+    "tensor",
+}
 VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",

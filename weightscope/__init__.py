@@ -44,6 +44,8 @@ def analyze(
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
+    if isinstance(settings.get("metrics"), str):
+        settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
     return analysis.analyze(model, Settings(**settings), saving)
 

@@ -17,6 +17,7 @@ from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.measurement import Measurement
 from weightscope.plan import Batch, Plan, flops, make_plan
 from weightscope.recipe import Farms, farms_preset
+from weightscope.resources import available_threads
 from weightscope.run import Run
 from weightscope.select import Selection, natural_key, select
 from weightscope.settings import Settings
@@ -115,7 +116,7 @@ def analyze(
         observer.note(text)
     selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
     settings, provenance = _resolved(settings, checkpoint)
-    plan = make_plan(selection.matrices, farms_recipe(settings))
+    plan = make_plan(selection.matrices, farms_recipe(settings), settings.threads)
     folder, finished = _choose_folder(saving, provenance, checkpoint.name, observer)
     if finished is not None:
         observer.note(f"{folder} holds this very run; it is used again")
@@ -192,7 +193,7 @@ def with_resources(settings: Settings) -> tuple[Settings, str]:
         device, device_name = local.resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device {settings.device}: {error}") from None
-    threads = settings.threads or local.available_threads()
+    threads = settings.threads or available_threads()
     return replace(settings, device=device, threads=threads), device_name
 
 

@@ -37,6 +37,29 @@ class Column:
     source: str = ""
 
 
+STATUSES = {
+    "ok": "every figure that the matrix has is there",
+    "empty": "the tensor has no entries",
+    "nonfinite": "it holds NaN or infinite entries; nothing else is computed",
+    "zero": "all entries are zero",
+    "constant": "all singular values are equal, up to rounding; a power law is undefined",
+    "too_few": "fewer than 8 eigenvalues to fit",
+    "rank_one": "one direction only; a power law is undefined",
+    "unsupported": "quantised or complex: its bytes are no weights as they are",
+    "failed": "no solver converged, or there was no memory",
+    "skipped": "a mask, or the scales of a quantised tensor: no weights",
+}
+"""Every status, the first that applies after ``ok``, and what it means."""
+WARNINGS = {
+    "tail_small": "fewer than 50 eigenvalues in the power-law tail",
+    "rank_deficient": "numerical rank below 0.9 of full; tail and ERG cut are sought among the "
+    "rank largest",
+    "below_floor": "the smallest singular value drowns in the rounding of the stored dtype",
+    "near_tie": "another xmin fits equally well, to 1e-7 in the KS distance",
+    "slow_solver": "the Gram matrix did not resolve the smallest singular value; a direct SVD did",
+}
+"""Every warning code and what it means."""
+
 IDENTITY: tuple[Column, ...] = (
     Column("name", "text", "tensor name as stored, [e] for one expert of a stack"),
     Column("block", "integer", "first numeric component of the name (the layer index)"),
@@ -54,12 +77,15 @@ IDENTITY: tuple[Column, ...] = (
     Column(
         "status",
         "text",
-        "ok, or the first that applies of empty nonfinite zero constant too_few rank_one "
-        "unsupported failed skipped",
-        reading="Anything but ok means that some or all figures of the row are undefined; "
-        "the reason column says which and why.",
+        "ok, or the first that applies of " + " ".join(code for code in STATUSES if code != "ok"),
+        reading="\n".join(f"{code}: {meaning}" for code, meaning in STATUSES.items()),
     ),
-    Column("warnings", "text", "codes, separated by ';', for figures to read with care"),
+    Column(
+        "warnings",
+        "text",
+        "codes, separated by ';', for figures to read with care",
+        reading="\n".join(f"{code}: {meaning}" for code, meaning in WARNINGS.items()),
+    ),
     Column("reason", "text", "a sentence: why cells of this row are empty"),
 )
 """The columns that identify a row; the metric families append theirs."""

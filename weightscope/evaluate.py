@@ -134,7 +134,8 @@ def _family_values(measured: Measurement, settings: Settings) -> dict[str, Value
         known.update(module.evaluate(measured, settings, known))
         done.add(family)
 
-    for family in (*settings.metrics, "rank"):
+    # status and warnings must not depend on what is shown
+    for family in (*settings.metrics, "rank", "alpha", "condition"):
         add(family)
     return known
 

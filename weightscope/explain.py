@@ -28,9 +28,12 @@ def columns_report(families: Iterable[tuple[str, Sequence[Column]]]) -> Report:
     return Report("Columns of the result table", tuple(blocks))
 
 
-def entries_report(columns: Sequence[Column]) -> Report:
-    """Everything that is known about some columns."""
+def entries_report(columns: Sequence[Column], family: Sequence[Column] = ()) -> Report:
+    """Everything that is known about some columns, and the names of the others beside them."""
     blocks = [block for column in columns for block in _entry(column)]
+    others = [column.name for column in family if column not in columns]
+    if others:
+        blocks.append(Paragraph(f"Of the same family: {', '.join(others)}.", "dim"))
     return Report(", ".join(column.name for column in columns), tuple(blocks))
 
 
@@ -38,7 +41,7 @@ def _entry(column: Column) -> list[Block]:
     rows = tuple(
         (Cell(title, "dim"), Cell(text))
         for field, title in _FIELDS
-        if (text := str(getattr(column, field)))
+        if (text := str(getattr(column, field))) and not (field == "unit" and column.kind == "text")
     )
     heading = Paragraph(f"{column.name}: {column.meaning}", "strong")
     return [heading, Table("", ("", ""), rows, (False, False))]

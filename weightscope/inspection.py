@@ -17,6 +17,7 @@ from weightscope.plan import Plan
 from weightscope.present import short
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.select import Selection
+from weightscope.text import count_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def inspection_report(inspection: Inspection) -> Report:
     blocks.append(_patterns(inspection.patterns))
     blocks.append(Paragraph(_counts(inspection)))
     blocks.append(Paragraph(_work(inspection), "strong"))
-    title = f"{inspection.name}: {inspection.files} files"
+    title = f"{inspection.name}: {count_of(inspection.files, 'file')}"
     return Report(title, tuple(blocks))
 
 
@@ -145,16 +146,16 @@ def _counts(inspection: Inspection) -> str:
     analysed = sum(m.params for m in selection.matrices)
     share = 100 * analysed / selection.params if selection.params else 0.0
     text = (
-        f"{len(selection.matrices)} matrices will be analysed: {share:.1f}% of "
+        f"{count_of(len(selection.matrices), 'matrix')} will be analysed: {share:.1f}% of "
         f"{selection.params:,} parameters."
     )
     left = [
-        (selection.vectors, "vectors and scalars"),
-        (selection.integers, "integer tensors"),
-        (len(selection.exclusions), "tensors that cannot be analysed"),
-        (selection.filtered, "tensors left out by --include and --exclude"),
+        (selection.vectors, "vector or scalar"),
+        (selection.integers, "integer tensor"),
+        (len(selection.exclusions), "tensor that cannot be analysed"),
+        (selection.filtered, "tensor left out by --include and --exclude"),
     ]
-    counted = ", ".join(f"{count} {what}" for count, what in left if count)
+    counted = ", ".join(count_of(count, what) for count, what in left if count)
     return text + (f" Not analysed: {counted}." if counted else "")
 
 
@@ -172,7 +173,7 @@ def duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{max(seconds, 1):.0f} seconds"
+    return count_of(max(round(seconds), 1), "second")
 
 
 def inspection_record(inspection: Inspection) -> Mapping[str, Any]:

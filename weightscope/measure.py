@@ -23,7 +23,6 @@ from weightscope.recipe import Farms
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.tensor import DTYPES, TensorRef
 
-_SOLVER_ERRORS = (torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
 Reader = Callable[[TensorRef, int | None], torch.Tensor]
 
 
@@ -59,12 +58,12 @@ class Measure:
         stored = _stored(self.read, matrix)
         try:
             return self._on(self.device, matrix, stored)
-        except _SOLVER_ERRORS as error:
+        except RuntimeError as error:
             failed = _failed(matrix, error)
         if self.device != "cpu":
             try:
                 return self._on("cpu", matrix, stored)
-            except _SOLVER_ERRORS as error:
+            except RuntimeError as error:
                 return _failed(matrix, error)
         return failed
 
@@ -104,7 +103,7 @@ class Measure:
 
 
 def _stored(read: Reader, matrix: Matrix) -> torch.Tensor:
-    return read(matrix.tensor, matrix.expert if matrix.view == "expert" else None)
+    return read(matrix.tensor, (matrix.expert or 0) if matrix.view == "expert" else None)
 
 
 def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
@@ -116,9 +115,20 @@ def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
     return _stored(read, matrix).reshape(matrix.rows, -1)
 
 
-def _failed(matrix: Matrix, error: Exception) -> Measurement:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return Measurement(matrix, failure=Failure(f"the solver failed ({first})"))
+def _failed(matrix: Matrix, error: RuntimeError) -> Measurement:
+    """A row for a matrix that no solver could do; every other error is a defect of ours.
+
+    Raises:
+        RuntimeError: The given one, where it is neither non-convergence nor lack of memory.
+    """
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "can't allocate memory" in text or isinstance(error, torch.OutOfMemoryError):
+        failure = Failure("it does not fit into memory", "try fewer --threads, or --device cpu")
+    elif isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        failure = Failure(f"the solver failed ({text})")
+    else:
+        raise error
+    return Measurement(matrix, failure=failure)
 
 
 def _slices(matrix: Matrix, stored: torch.Tensor) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
 from weightscope.recipe import Farms
 from weightscope.tensor import DTYPES
@@ -19,7 +20,8 @@ BATCH_BYTES = 64 << 20
 BATCH_FLOPS = 2e11
 BATCH_MATRICES = 64
 SHARED_FLOPS = 5e11
-"""Matrices that need more operations than this get all threads, one after the other."""
+SHARED_BYTES = 512 << 20
+"""Matrices that need more operations or memory than this get all threads, one after the other."""
 BLOCK_BYTES = 256 << 20
 BASE_BYTES = 600 << 20
 SOLVE_FLOPS = 4 / 3
@@ -48,7 +50,7 @@ class Plan:
         batches: In order of execution.
         flops: Floating-point operations of the linear algebra.
         bytes_read: Stored bytes to read.
-        peak_bytes: Expected peak memory with one worker.
+        peak_bytes: Expected peak memory.
     """
 
     batches: tuple[Batch, ...]
@@ -63,7 +65,7 @@ class Plan:
             yield from batch.matrices
 
 
-def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None) -> Plan:
+def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None, threads: int = 1) -> Plan:
     """Order the matrices by place in their files, small ones first, and cut them into batches."""
 
     def place(matrix: Matrix) -> tuple[bool, str, int, int]:
@@ -78,8 +80,15 @@ def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None) -> Plan:
         tuple(batches),
         sum(flops(m, farms) for m in matrices),
         sum(m.nbytes for m in matrices),
-        BASE_BYTES + max((_memory(m) for m in matrices), default=0),
+        BASE_BYTES + _most_at_once(matrices, farms, threads),
     )
+
+
+def _most_at_once(matrices: tuple[Matrix, ...], farms: Farms | None, threads: int) -> int:
+    """Bytes of the largest matrix that is worked on alone, or of the largest side by side."""
+    alone = max((_memory(m) for m in matrices if _alone(m, farms)), default=0)
+    shared = sorted((_memory(m) for m in matrices if not _alone(m, farms)), reverse=True)
+    return max(alone, sum(shared[:threads]))
 
 
 def _chunks(matrices: Iterator[Matrix], farms: Farms | None) -> Iterator[tuple[Matrix, ...]]:
@@ -98,14 +107,14 @@ def _chunks(matrices: Iterator[Matrix], farms: Farms | None) -> Iterator[tuple[M
 
 
 def _alone(matrix: Matrix, farms: Farms | None) -> bool:
-    return flops(matrix, farms) > SHARED_FLOPS
+    return flops(matrix, farms) > SHARED_FLOPS or _memory(matrix) > SHARED_BYTES
 
 
 def flops(matrix: Matrix, farms: Farms | None) -> float:
     """Operations for one matrix: Gram product, eigenvalues, and those of the windows."""
     N, M = matrix.N, matrix.M
     total = matrix.slices * (N * M**2 + SOLVE_FLOPS * M**3)
-    if farms is None or not M:
+    if farms is None or not M or matrix.role in OUTSIDE_BLOCKS:
         return float(total)
     short = min(farms.rows or min(max(M // 2, 32), 1024), M)
     ops = farms.per_dimension

@@ -12,6 +12,7 @@ from weightscope.evaluate import Row, all_columns
 from weightscope.layouts.roles import ROLES
 from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.run import Run
+from weightscope.text import count_of
 
 _BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
 
@@ -45,10 +46,18 @@ def run_report(run: Run, sort: str | None = None, top: int | None = None) -> Rep
     """
     rows = sorted_rows(run.rows, sort)
     shown = rows if top is None else rows[:top]
+    if top is None and len(rows) > MOST_ROWS:
+        shown = rows[:MOST_ROWS]
     blocks: list[Block] = [_grouped(shown) if sort is None else _flat(shown, sort)]
     if len(shown) < len(rows):
-        blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
-    return Report(f"{run.name}: {len(rows)} matrices", (*blocks, *summary_blocks(run)))
+        text = f"{len(rows) - len(shown)} of {len(rows)} rows not shown; --top, --csv show more."
+        blocks.append(Paragraph(text, "dim"))
+    title = f"{run.name}: {count_of(len(rows), 'matrix')}"
+    return Report(title, (*blocks, *summary_blocks(run)))
+
+
+MOST_ROWS = 2000
+"""A table of more rows is cut unless ``--top`` asks for more."""
 
 
 def sorted_rows(rows: Sequence[Row], sort: str | None) -> list[Row]:
@@ -157,15 +166,16 @@ def _index(row: Row) -> str:
 
 def _flat(rows: Sequence[Row], sort: str) -> Table:
     column = sort.removeprefix("-")
+    extra = () if column == "alpha" else (column,)
     lines = [
         (
             Cell(str(row["name"])),
-            Cell(short(row[column]), "strong"),
+            *(Cell(short(row[name]), "strong") for name in extra),
             *(figure(row) for _, figure in _FIGURES),
         )
         for row in rows
     ]
-    return _table("name", lines, column)
+    return _table("name", lines, *extra)
 
 
 def _table(first: str, lines: Sequence[tuple[Cell, ...]], *extra: str) -> Table:
@@ -178,24 +188,30 @@ def _table(first: str, lines: Sequence[tuple[Cell, ...]], *extra: str) -> Table:
 def summary_blocks(run: Run) -> list[Block]:
     """One line that characterises the model, coverage, medians, and what to do next."""
     summary = run.summary
-    blocks: list[Block] = [Paragraph(headline(summary), "strong"), Paragraph(_coverage(summary))]
+    first = headline(summary)
+    blocks: list[Block] = [Paragraph(first, "strong")] if first else []
+    blocks.append(Paragraph(_coverage(summary)))
     if summary["welore"]:
         blocks.append(Paragraph(_welore_sentence(summary["welore"])))
-    blocks.append(_medians(summary["medians"]))
+    medians = _medians(summary["medians"])
+    if len(medians.headers) > 2:
+        blocks.append(medians)
     if summary["worth_a_look"]:
         blocks.append(_worth(summary["worth_a_look"]))
-    blocks.append(
-        Paragraph(
-            "Bands (very-heavy < 2, heavy 2 to 6, weak > 6) are HTSR's heuristics for the ks fit; "
-            "weightscope explain tells what each figure means and when not to believe it.",
-            "dim",
-        )
-    )
+    if summary["bands"]:
+        blocks.append(_BANDS)
     return blocks
 
 
+_BANDS = Paragraph(
+    "Bands (very-heavy < 2, heavy 2 to 6, weak > 6) are HTSR's heuristics for the ks fit; "
+    "weightscope explain tells what each figure means and when not to believe it.",
+    "dim",
+)
+
+
 def headline(summary: Any) -> str:
-    """Mean and median exponent, bands and low-rank share, in one line."""
+    """Mean and median exponent, bands and low-rank share, in one line; empty without any."""
     parts = []
     if summary["alpha_mean"] is not None:
         parts.append(
@@ -212,19 +228,25 @@ def headline(summary: Any) -> str:
     if summary["welore"]:
         share = summary["welore"]["lrc"] / max(1, summary["welore"]["matrices"])
         parts.append(f"{100 * share:.0f}% LRC")
-    return "; ".join(parts) if parts else "No matrix has a power-law tail."
+    return "; ".join(parts)
 
 
 def _coverage(summary: Any) -> str:
     total = summary["params_total"]
     share = 100 * summary["params_analysed"] / total if total else 0.0
-    text = f"{summary['matrices']} matrices hold {share:.1f}% of {total:,} parameters"
+    text = ""
+    if unsupported := summary["status"].get("unsupported"):
+        text = f"{count_of(unsupported, 'tensor')} could not be read as weights (quantised?). "
+    text += (
+        f"{summary['analysed']} of {count_of(summary['matrices'], 'matrix')} analysed, "
+        f"{share:.1f}% of {total:,} parameters"
+    )
     left = [
-        (summary["vectors"], "vectors and scalars"),
-        (summary["integer_tensors"], "integer tensors"),
-        (summary["filtered"], "tensors left out by --include and --exclude"),
+        (summary["vectors"], "vector or scalar"),
+        (summary["integer_tensors"], "integer tensor"),
+        (summary["filtered"], "tensor left out by --include and --exclude"),
     ]
-    counted = ", ".join(f"{count} {what}" for count, what in left if count)
+    counted = ", ".join(count_of(count, what) for count, what in left if count)
     status = ", ".join(f"{n} {code}" for code, n in summary["status"].items() if code != "ok")
     text += f"; not analysed: {counted}" if counted else ""
     return text + (f"; not ok: {status}." if status else ".")
@@ -241,12 +263,18 @@ def _welore_sentence(fit: Any) -> str:
 
 
 def _medians(entries: Sequence[Any]) -> Table:
-    headers = [key for key in (entries[0] if entries else {}) if key != "role"]
+    """Medians per role, without columns that are empty for all."""
+    keys = [key for key in (entries[0] if entries else {}) if key != "role"]
+    shown = [key for key in keys if any(entry[key] is not None for entry in entries)]
     rows = tuple(
-        (Cell(entry["role"]), *(Cell(short(entry[key])) for key in headers)) for entry in entries
+        (Cell(entry["role"]), *(Cell(short(entry[key])) for key in shown)) for entry in entries
     )
-    names = tuple(key.replace("_", " ") for key in headers)
-    return Table("Medians per role", ("role", *names), rows, (False, *(True,) * len(names)))
+    names = tuple(key.replace("_", " ") for key in shown)
+    numeric = (False, *(True,) * len(names))
+    return Table("Medians per role", ("role", *names), rows, numeric, _LEAST)
+
+
+_LEAST = ("mp softrank", "effective rank", "stable rank", "alpha ks", "erg gap", "alpha farms")
 
 
 def _worth(entries: Sequence[Any]) -> Table:

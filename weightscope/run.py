@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.evaluate import Row
 from weightscope.spectrum import Spectrum
+from weightscope.text import count_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """The result of ``analyze``.
 
@@ -32,7 +33,11 @@ class Run:
     summary: Mapping[str, Any]
     folder: Path | None = None
     reused: bool = False
-    load_spectra: Callable[[], Mapping[str, Spectrum]] = field(default=dict, repr=False)
+    load_spectra: Callable[[], Mapping[str, Spectrum]] = field(default=dict)
+
+    def __repr__(self) -> str:
+        place = f", folder={str(self.folder)!r}" if self.folder else ""
+        return f"Run({self.name!r}, {count_of(len(self.rows), 'matrix')}{place})"
 
     @property
     def name(self) -> str:

@@ -50,6 +50,8 @@ class Settings:
         Raises:
             OptionError: Naming the option and what it takes.
         """
+        if not self.metrics:
+            raise OptionError(f"--metrics: name at least one of {', '.join(FAMILIES)}")
         for name in self.metrics:
             _one_of("--metrics", name, FAMILIES)
         _one_of("--xmin", self.xmin, FIT_METHODS)

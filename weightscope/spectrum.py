@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from weightscope.outcome import Failure
 
+WANTED_ERROR = 1e-4
+"""Relative error up to which a smallest singular value may be printed."""
 FloatArray = npt.NDArray[np.float64]
 
 

@@ -33,6 +33,7 @@ from weightscope.plan import Batch, Plan
 from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
 
 RUN, ROWS, PARTS, SPECTRA, TABLE, LOCK = (
@@ -282,7 +283,8 @@ def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
     """
     for name, there, here in differences(found, wanted):
         raise IncomparableRunsError(
-            f"{folder}: holds another run: {name} is {there!r} there and {here!r} here; choose "
+            f"{folder}: holds another run: {name} is {shortened(there)} there and "
+            f"{shortened(here)} here; choose "
             "another folder with --out, or replace that run with --force"
         )
 
@@ -293,13 +295,23 @@ def differences(
     """Entries in which two provenance records differ, as (dotted name, found, wanted)."""
     ignored = {"finished", "summary", "model"}
     for key in (*wanted, *(key for key in found if key not in wanted)):
-        if key in ignored:
-            continue
-        there, here = found.get(key), wanted.get(key)
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            yield from differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            yield prefix + key, there, here
+        if key not in ignored:
+            yield from _differences(found.get(key), wanted.get(key), f"{prefix}{key}")
+
+
+def _differences(there: Any, here: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        yield from differences(there, here, f"{name}.")
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for index, (old, new) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(old, new, f"{name}[{index}]")
+    elif there != here:
+        yield name, there, here
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a path is a run folder, of whatever state and version."""
+    return (folder / RUN).is_file()
 
 
 _PART = re.compile(r"\d{6}\.safetensors")
@@ -318,11 +330,6 @@ def _is_ours(entry: Path) -> bool:
 
 def _is_temporary(entry: Path, names: str) -> bool:
     return bool(re.fullmatch(rf"\.({names})\.\w+\.tmp", entry.name))
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a path is a run folder, of whatever state and version."""
-    return (folder / RUN).is_file()
 
 
 def is_unborn(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -23,6 +23,7 @@ MEDIANS = (
     "welore_rank_ratio",
     "mp_softrank",
 )
+ANALYSED = frozenset({"ok", "constant", "rank_one", "too_few", "zero"})
 _WORTH = 5
 
 
@@ -43,10 +44,11 @@ def summarise(
     headline = headline_rows(rows)
     alphas = numbers(headline, "alpha")
     hats = numbers(headline, "alpha_hat")
-    analysed = [row for row in rows if row["status"] not in {"unsupported", "skipped", "empty"}]
+    analysed = [row for row in rows if row["status"] in ANALYSED]
     params = sum(int(n) for row in analysed if isinstance(n := row["params"], int))
     return {
         "matrices": len(rows),
+        "analysed": len(analysed),
         "status": counts(rows, "status"),
         "bands": counts([row for row in headline if row["alpha_band"]], "alpha_band"),
         "alpha_mean": fmean(alphas) if alphas else None,
@@ -125,18 +127,18 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
         (
             "very heavy-tailed",
             "alpha below 2, what HTSR would call over-trained",
-            _ranked(inside, "alpha", lambda a: a < 2, reverse=False),
+            _ranked(_in_band(inside, "very-heavy"), "alpha", reverse=False),
         ),
         (
             "weakly heavy-tailed",
             "alpha above 6, what HTSR would call under-trained",
-            _ranked(inside, "alpha", lambda a: a > 6, reverse=True),
+            _ranked(_in_band(inside, "weak"), "alpha", reverse=True),
         ),
         ("compress first", "lowest WeLore rank ratio among the LRC matrices", _low_rank(inside)),
         (
             "fine-tune first",
-            "lowest condition number (KappaTune's choice)",
-            _ranked(inside, "condition_number", lambda _: True, reverse=False),
+            "lowest condition number (KappaTune's choice; square matrices have large ones)",
+            _ranked(_tunable(inside), "condition_number", reverse=False),
         ),
     ]
     return [
@@ -159,10 +161,21 @@ def _with_status(rows: Iterable[Row], statuses: Iterable[str]) -> list[Row]:
     return [row for row in rows if row["status"] in set(statuses)]
 
 
-def _ranked(
-    rows: Iterable[Row], column: str, wanted: Callable[[float], bool], reverse: bool
-) -> list[Row]:
-    found = [r for r in rows if isinstance(v := r[column], int | float) and wanted(v)]
+def _in_band(rows: Iterable[Row], band: str) -> list[Row]:
+    return [row for row in rows if row["alpha_band"] == band]
+
+
+def _tunable(rows: Iterable[Row]) -> list[Row]:
+    """Full weight matrices, not the vectors and routers whose shape alone gives them low ones."""
+    return [
+        row
+        for row in rows
+        if row["status"] == "ok" and int(row["M"] or 0) >= 32 and row["role"] != "router"
+    ]
+
+
+def _ranked(rows: Iterable[Row], column: str, reverse: bool) -> list[Row]:
+    found = [row for row in rows if isinstance(row[column], int | float)]
     return sorted(found, key=lambda row: float(row[column] or 0), reverse=reverse)
 
 

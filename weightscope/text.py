@@ -28,3 +28,12 @@ def shortened(value: object, length: int = 100) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]}...{text[-length // 3 :]}"
+
+
+def count_of(count: int, what: str) -> str:
+    """A count with its noun, in the plural where it is not one."""
+    if count == 1:
+        return f"1 {what}"
+    first, space, rest = what.partition(" ")
+    plural = f"{first[:-2]}ices" if first.endswith("ix") else first + "s"
+    return f"{count:,} {plural}{space}{rest}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from weightscope.cli.explained import say
 from weightscope.cli.options import Format
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
@@ -46,8 +47,8 @@ class Output:
             OutputError: A file exists or cannot be created.
             OptionError: Options that contradict each other, or no such column.
         """
-        if self.csv == STDOUT and self.json == STDOUT:
-            raise OptionError("--csv - and --json - cannot both have standard output")
+        if self.csv == self.json and self.csv is not None:
+            raise OptionError(f"--csv and --json cannot both write {self.csv}")
         if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
             raise OptionError(f"--sort {column!r}: no such column; weightscope explain lists them")
@@ -92,6 +93,8 @@ def emit(emission: Emission, output: Output) -> None:
 
 def _emit_to_stdout(emission: Emission, output: Output) -> None:
     kind = output.format or (Format.table if sys.stdout.isatty() else Format.csv)
+    if kind in {Format.csv, Format.json} and (output.sort is not None or output.top is not None):
+        say(f"--sort and --top order the table; {kind.value} has every row, in order of names")
     if kind is Format.csv:
         write_output(STDOUT, csv.render(emission.columns, emission.rows), output.bom)
     elif kind is Format.json:

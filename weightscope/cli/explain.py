@@ -35,12 +35,14 @@ def explain(
             terminal.write(columns_report(families))
             return
         known = {column.name: column for column in all_columns()}
+        groups = [IDENTITY, *(columns_of([family]) for family in FAMILIES)]
         if metric in known:
-            found = [known[metric]]
+            family = next(group for group in groups if known[metric] in group)
+            report = entries_report([known[metric]], family)
         elif metric in FAMILIES:
-            found = list(columns_of([metric]))
+            report = entries_report(columns_of([metric]))
         else:
-            close = difflib.get_close_matches(metric, [*known, *FAMILIES], 3)
+            close = difflib.get_close_matches(metric, dict.fromkeys([*known, *FAMILIES]), 3)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise OptionError(f"{metric!r} is no column and no family{hint}")
-        terminal.write(entries_report(found))
+        terminal.write(report)

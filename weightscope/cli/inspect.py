@@ -36,6 +36,7 @@ def inspect(
         from weightscope.outputs import STDOUT, write_output
         from weightscope.plan import make_plan
         from weightscope.recipe import Farms
+        from weightscope.resources import available_threads
         from weightscope.select import select
         from weightscope.settings import Settings
         from weightscope.sinks import csv, json, markdown, terminal
@@ -47,7 +48,7 @@ def inspect(
         for text in () if quiet else checkpoint.notes:
             say(text)
         selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
-        plan = make_plan(selection.matrices, Farms())
+        plan = make_plan(selection.matrices, Farms(), available_threads())
         found = inspect_checkpoint(checkpoint, selection, plan, model_facts(checkpoint.config))
         kind = format or (o.Format.table if sys.stdout.isatty() else o.Format.csv)
         if kind is o.Format.json:

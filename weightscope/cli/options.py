@@ -181,7 +181,9 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", help="Cores to use; 0 means all this process may use.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Seed of everything random (by default nothing is).")
+]
 OutOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -15,7 +15,7 @@ import torch
 from weightscope.decompositions.entries import scale_for
 from weightscope.decompositions.gram import add_gram, long_side_blocks
 from weightscope.measurement import EntryStatistics
-from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.spectrum import WANTED_ERROR, FloatArray, Spectrum
 
 EPS = 2.0**-52
 EVAL_ERROR = 8 * EPS
@@ -23,8 +23,6 @@ EVAL_ERROR = 8 * EPS
 references for M > 16 (Gaussian, graded, heavy-tailed, nearly constant, trained): at most 4 eps."""
 SMALL = 16
 """Up to this short side a direct SVD costs nothing, and sums over a long side round worst."""
-WANTED_ERROR = 1e-4
-"""Relative error up to which a smallest singular value may be printed."""
 
 
 def solve_gram(gram: torch.Tensor) -> FloatArray:
@@ -43,9 +41,13 @@ def gram_of(matrix: torch.Tensor, scale: float) -> torch.Tensor:
     M = min(matrix.shape)
     total = torch.zeros(M, M, dtype=torch.float64, device=matrix.device)
     for block in long_side_blocks(matrix):
-        wide = block.to(torch.float64)
-        add_gram(total, wide if scale == 1.0 else wide * scale)
+        add_gram(total, _scaled(block, scale))
     return total
+
+
+def _scaled(matrix: torch.Tensor, scale: float) -> torch.Tensor:
+    wide = matrix.to(torch.float64)
+    return wide if scale == 1.0 else wide * scale
 
 
 def full_spectrum(slices: list[torch.Tensor], stats: EntryStatistics) -> Spectrum:
@@ -85,7 +87,7 @@ def _by_gram(slices: list[torch.Tensor], scale: float) -> Spectrum:
 
 
 def _by_svd(slices: list[torch.Tensor], scale: float, solver: str) -> Spectrum:
-    values = [torch.linalg.svdvals(m.to(torch.float64) * scale).cpu().numpy() for m in slices]
+    values = [torch.linalg.svdvals(_scaled(m, scale)).cpu().numpy() for m in slices]
     pooled = _pooled(values, slices[0].shape, solver)
     resolution = pooled.largest * EPS * pooled.N
     error = min(1.0, resolution / pooled.smallest) if pooled.smallest else 1.0

@@ -7,12 +7,10 @@ in the main thread it does not reach the linear algebra of the others.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
-from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
@@ -24,19 +22,6 @@ from weightscope.plan import Batch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def available_threads() -> int:
-    """Cores that this process may use: its affinity, bounded by the container's quota."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        cores = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
 
 
 def resolve_device(wanted: str) -> tuple[str, str]:

@@ -47,13 +47,11 @@ class Header:
 
     Attributes:
         tensors: Every tensor, in file order.
-        metadata: Free-form strings of the writer.
         sha256: Hash of the header bytes.
         size: Bytes of the whole file.
     """
 
     tensors: tuple[TensorRef, ...]
-    metadata: dict[str, str]
     sha256: str
     size: int
 
@@ -68,11 +66,11 @@ def read_header(path: Path) -> Header:
         size = os.fstat(descriptor).st_size
         raw = _header_bytes(path, descriptor, size)
     entries = _parse_json(path, raw)
-    metadata = _metadata(path, entries.pop("__metadata__", None))
+    _check_metadata(path, entries.pop("__metadata__", None))
     refs = [_tensor(path, name, entry, 8 + len(raw)) for name, entry in entries.items()]
     refs.sort(key=lambda ref: (ref.start, ref.stop, ref.name))
     _check_offsets(path, refs, 8 + len(raw), size)
-    return Header(tuple(refs), metadata, hashlib.sha256(raw).hexdigest(), size)
+    return Header(tuple(refs), hashlib.sha256(raw).hexdigest(), size)
 
 
 def read_tensor(ref: TensorRef, part: int | None = None) -> torch.Tensor:
@@ -199,15 +197,14 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     return entries
 
 
-def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+def _check_metadata(path: Path, metadata: Any) -> None:
     if metadata is None:
-        return {}
+        return
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) and _is_unicode(key) and _is_unicode(value)
         for key, value in metadata.items()
     ):
         _refuse(path, "its __metadata__ is not a table of strings")
-    return metadata
 
 
 def _is_unicode(text: str) -> bool:

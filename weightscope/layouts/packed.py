@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PACKED = re.compile(r"\.(qweight|weight_packed|W_q|weight_qdata)$|_blocks$")
+_PACKED = re.compile(r"\.(weight|qweight|weight_packed|W_q|weight_qdata)$|_blocks$")
 _COMPANION = re.compile(
     r"\.(scales|qzeros|weight_scale|weight_scale_inv|weight_zero_point|weight_global_scale"
     r"|weight_scale_2|input_scale|absmax|SCB|quant_map|nested_absmax)$|_scales$|quant_state"

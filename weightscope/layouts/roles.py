@@ -7,6 +7,7 @@ first rule that matches wins; what no rule knows is ``other`` and is analysed al
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 ROLES = (
@@ -31,15 +32,19 @@ ROLES = (
     "norm",
     "other",
 )
-OUTSIDE_BLOCKS = frozenset({"embedding", "position", "lm_head"})
+OUTSIDE_BLOCKS = frozenset({"embedding", "position", "lm_head", "norm"})
 """Roles that stay out of model averages and of WeLore's fit."""
 
 _EXPERT = r"(^|\.)experts(\.|$)"
 _ATTENTION = r"(^|[._])(attn|attention|self_attn|selfattention|encdecattention|crossattention|mha)"
 
 _RULES: tuple[tuple[str, str], ...] = (
+    # biases, gains, masks and tables that happen to have two dimensions
+    (r"([._]bias|A_log)$(?<!attention_bias)(?<!rel_pos_bias)", "norm"),
     # mixtures of experts: Mixtral w1/w2/w3; DBRX w1/v1/w2; Qwen, DeepSeek, OLMoE, gpt-oss, Llama-4
     (_EXPERT + r".*(gate_up_proj|gate_and_up|input_linear)$", "expert_gate_up"),
+    (r"(^|\.)(moe|block_sparse_moe|mlp)\.input_linear$", "expert_gate_up"),
+    (r"(^|\.)(moe|block_sparse_moe|mlp)\.output_linear$", "expert_down"),
     (_EXPERT + r".*(gate_proj|w1|linear_fc1_gate)$", "expert_gate"),
     (_EXPERT + r".*(up_proj|w3|v1|fc1|wi)$", "expert_up"),
     (_EXPERT + r".*(down_proj|w2|fc2|wo|output_linear)$", "expert_down"),
@@ -50,37 +55,56 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"(embed_positions|wpe|positional_embedding|relative_attention_bias|pe|rel_pos_[hw])$",
      "position"),
     (r"(position_embedding|relative_position|rotary).*$", "position"),
-    (r"(^|\.)(word_embeddings|token_type_embeddings|embed_tokens(_per_layer)?|wte|tok_embeddings)$",
+    (r"(^|\.)(word_embeddings?|token_type_embeddings|embed_tokens(_per_layer)?|wte|tok_embeddings)$",
      "embedding"),
     (r"(^|\.)(token_embedding|embed_in|shared|embeddings?|embed|tokens_embed|emb)$", "embedding"),
+    (r"(^|\.)embed_tokens\.#$", "embedding"),
     (r"(^|\.)(lm_head|embed_out|classifier|score|qa_outputs|predictions\.decoder|head|heads\.head)$",
      "lm_head"),
-    (r"^output$|^(model\.)?output_projection$|^classification_head\..*$|^fc$", "lm_head"),
+    (r"(^|\.)(lm_head\.decoder|generator_lm_head|lm_loss|output_layer|lm_heads\.#|seq_relationship)$",
+     "lm_head"),
+    (r"^(output|decoder|proj_out|fc|vocab_projector|classifier\.out_proj)$", "lm_head"),
+    (r"^(model\.)?output_projection$|^classification_head\..*$", "lm_head"),
+    # feed-forward blocks that live below something called attention: diffusers, RWKV
+    (r"(^|\.)ff(_context)?\.net\.(0|#)\.proj$|(^|\.)proj_mlp$", "mlp_up"),
+    (r"(^|\.)ff(_context)?\.net\.2$", "mlp_down"),
+    (r"(^|\.)(ffn|feed_forward)\.key$", "mlp_up"),
+    (r"(^|\.)(ffn|feed_forward)\.value$", "mlp_down"),
     (r"(^|[._])(norm|layernorm|layer_norm|ln_?\d*|ln_f|rmsnorm|batchnorm|bn\d*)$", "norm"),
     # fused attention: GPT-2 c_attn, Phi qkv_proj, NeoX/BLOOM/Falcon query_key_value, MPT Wqkv
-    (r"(c_attn|qkv_proj|query_key_value|wqkv|w_pack|in_proj_weight|in_proj_qkvz)$", "attn_qkv"),
+    (r"(c_attn|linear_qkv|qkv_proj|query_key_value|wqkv|w_pack|in_proj_weight|in_proj_qkvz)$",
+     "attn_qkv"),
     (r"(^|\.)(qkv|to_qkv|attn\.in_proj|self_attn\.in_proj)$", "attn_qkv"),
-    (r"(^|[._])(q_proj|query|to_q|add_q_proj|q_lin|wq|q_a_proj|q_b_proj|query_proj)$", "attn_q"),
-    (r"(^|[._])(k_proj|key|to_k|add_k_proj|k_lin|wk|key_proj)$", "attn_k"),
-    (r"(^|[._])(v_proj|value|to_v|add_v_proj|v_lin|wv|value_proj)$", "attn_v"),
+    (r"(^|[._])(linear_q|query_global|q_head|q_proj|query|to_q|add_q_proj|q_lin|wq|q_a_proj"
+     r"|q_b_proj|query_proj)$", "attn_q"),
+    (r"(^|[._])(linear_k|key_global|k_head|k_proj|key|to_k|add_k_proj|k_lin|wk|key_proj)$",
+     "attn_k"),
+    (r"(^|[._])(linear_v|value_global|v_head|v_proj|value|to_v|add_v_proj|v_lin|wv|value_proj)$",
+     "attn_v"),
     (_ATTENTION + r"[^.]*\.(q|queries)$", "attn_q"),
     (_ATTENTION + r"[^.]*\.(k|keys)$", "attn_k"),
     (_ATTENTION + r"[^.]*\.(v|values)$", "attn_v"),
-    (_ATTENTION + r".*\.(o|o_proj|out_proj|output\.dense|dense|c_proj|wo|out|proj|out_lin)$",
+    (_ATTENTION + r".*\.(o|o_proj|out_proj|output\.dense|dense|c_proj|wo|out|proj|projection|output"
+     r"|linear_proj|linear_out|post_proj|out_lin)$",
      "attn_o"),
     (r"(^|\.)(o_proj|to_out(\.0)?|to_add_out|out_lin|wo)$(?<!mlp\.wo)(?<!dense\.wo)", "attn_o"),
     (_ATTENTION + r".*\.to_out\.\d+$", "attn_o"),
     # feed-forward: Llama gate/up/down; BERT intermediate/output; GPT-2 c_fc/c_proj; T5 wi/wo
     (r"(^|[._])(gate_up_proj|gate_and_up_proj|fc1_gate_up)$", "mlp_gate_up"),
-    (r"(^|\.)(gate_proj|w1|wi_0|linear_gate)$", "mlp_gate"),
-    (r"(^|\.)(up_proj|w3|wi_1|wi|c_fc|fc1|fc_in|lin1|linear1|intermediate\.dense)$", "mlp_up"),
+    (r"(^|\.)(gate_proj|fc_1|w1|wi_0|linear_gate)$", "mlp_gate"),
+    (r"(^|\.)(up_proj|w3|wi_1|wi|c_fc|fc1|fc_in|lin1|linear1|fc_2|intermediate[._]dense"
+     r"|mlp\.(0|dense1)|ff\.layer_1)$", "mlp_up"),
     (r"(^|\.)(dense_h_to_4h|linear_fc1)$", "mlp_up"),
-    (r"(^|\.)(down_proj|w2|wo|fc2|fc_out|lin2|linear2|output\.dense|dense_4h_to_h)$", "mlp_down"),
+    (r"(^|\.)(down_proj|w2|wo|fc2|fc_out|lin2|linear2|output[._]dense|mlp\.(2|3|dense2)|mlp\.proj"
+     r"|ff\.layer_2|dense_4h_to_h)$", "mlp_down"),
     (r"(^|\.)(mlp\.c_proj|linear_fc2)$", "mlp_down"),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
 _CONV_NAME = re.compile(
     r"(^|[._])(conv|deconv|convolution|patch_embedding)|conv(\d*[a-z]?)?$", re.I
+)
+_MASK = re.compile(
+    r"(^|\.)(attn|attention|self_attn|self_attention)\.(attention\.)?(masked_)?bias$"
 )
 
 
@@ -98,6 +122,8 @@ def place_of(name: str) -> Place:
     block: int | None = None
     expert: int | None = None
     for position, part in enumerate(parts):
+        if position and parts[position - 1] == "experts":
+            part = part.removeprefix("expert_")  # Switch Transformers
         if not (part.isascii() and part.isdigit() and len(part) < 10):
             continue
         if position and parts[position - 1] == "experts":
@@ -110,6 +136,7 @@ def place_of(name: str) -> Place:
     return Place(".".join(parts), block, expert)
 
 
+@lru_cache(maxsize=4096)
 def role_of(module: str) -> str:
     """Role of a two-dimensional weight by its module pattern; ``other`` where no rule knows it."""
     for pattern, role in _COMPILED:
@@ -123,6 +150,12 @@ def is_expert_stack(module: str) -> bool:
     return bool(re.search(r"(^|\.)experts?(\.|$)|(^|\.)(moe|block_sparse_moe)\.", module))
 
 
+@lru_cache(maxsize=4096)
 def is_convolution(module: str) -> bool:
     """Whether the name of a 3-D tensor says that it is a convolution kernel."""
     return bool(_CONV_NAME.search(module)) and not is_expert_stack(module)
+
+
+def is_mask(name: str) -> bool:
+    """Whether the name of a tensor of three or more dimensions says that it is a causal mask."""
+    return bool(_MASK.search(name))

@@ -83,7 +83,7 @@ COLUMNS = (
         "alpha_band",
         "text",
         "very-heavy (alpha < 2), heavy (2 to 6), weak (above 6)",
-        caution="HTSR's thresholds, meant for the ks fit.",
+        caution="HTSR's thresholds belong to the ks fit; under another fit the cell is empty.",
         source="Martin & Mahoney, JMLR 22 (2021)",
     ),
     Column(
@@ -138,7 +138,7 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
         "alpha_xmin": spectrum.unscaled(fit.xmin),
         "alpha_ks": fit.ks,
         "alpha_n_tail": fit.n_tail,
-        "alpha_band": band_of(fit.alpha),
+        "alpha_band": band_of(fit.alpha) if fit.method.startswith("ks") else None,
         "alpha_hat": fit.alpha * 2 * log10(spectrum.largest),
         "log_alpha_norm": _log_alpha_norm(spectrum, fit.alpha),
     }

@@ -6,8 +6,8 @@ from weightscope.columns import Column
 from weightscope.measurement import Measurement
 from weightscope.outcome import Failure, Value, Values
 from weightscope.settings import Settings
+from weightscope.spectrum import WANTED_ERROR
 
-WANTED_ERROR = 1e-4
 NEEDS: tuple[str, ...] = ()
 COLUMNS = (
     Column(

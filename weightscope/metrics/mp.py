@@ -13,7 +13,7 @@ from weightscope.outcome import Failure, Values
 from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray
 
-NEEDS: tuple[str, ...] = ()
+NEEDS = ("rank",)
 _SOURCE = "Marchenko & Pastur 1967; median matching after Gavish & Donoho, IEEE IT 60 (2014)"
 COLUMNS = (
     Column(
@@ -79,8 +79,11 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     N, M, Q = spectrum.N, spectrum.M, spectrum.Q
     evals = spectrum.relative_evals
     middle = float(np.median(evals))
-    if middle <= (spectrum.resolution / spectrum.largest) ** 2:
-        return {"mp_sigma": Failure("half of the eigenvalues are zero, so there is no bulk")}
+    rank = known["rank"]
+    assert isinstance(rank, int)
+    if rank <= len(evals) // 2 or middle <= (spectrum.resolution / spectrum.largest) ** 2:
+        why = "half of the eigenvalues are zero or storage noise, so there is no bulk"
+        return {"mp_sigma": Failure(why)}
     variance = middle / N / marchenko_pastur.median(Q)
     x = evals / N / variance
     edge = marchenko_pastur.edges(Q)[1]

@@ -63,13 +63,11 @@ class WeloreFit:
         k: Threshold on the normalised singular values.
         target: Share of ranks that was to be removed.
         attempted: Share that the threshold removes, before the class rule.
-        matrices: Matrices in the fit.
     """
 
     k: float
     target: float
     attempted: float
-    matrices: int
 
 
 def normalised(spectrum: Spectrum) -> FloatArray | None:
@@ -105,10 +103,11 @@ def fit(spectra: Sequence[Spectrum], target: float) -> WeloreFit | None:
     pooled = np.sort(np.concatenate(parts))
     # cutting between two equal values is impossible
     steps = np.flatnonzero(pooled[1:] > pooled[:-1]) + 1
-    wanted = target * len(pooled)
-    count = int(steps[np.argmin(np.abs(steps - wanted))])
+    # matrices whose values are all equal keep every rank, and count
+    total = sum(len(spectrum.singular_values) for spectrum in spectra if spectrum.largest)
+    count = int(steps[np.argmin(np.abs(steps - target * total))])
     k = float(pooled[count - 1] + pooled[count]) / 2
-    return WeloreFit(k, target, count / len(pooled), len(parts))
+    return WeloreFit(k, target, count / total)
 
 
 def evaluate(spectrum: Spectrum, rank: int, fitted: WeloreFit) -> dict[str, Value]:

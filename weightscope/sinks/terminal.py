@@ -7,8 +7,8 @@ import sys
 from typing import IO, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -49,13 +49,21 @@ def _text(block: Paragraph) -> Text:
 
 def _table(table: Table, console: Console) -> RichTable:
     """The table, without as many of its droppable columns as the page is too narrow for."""
-    endless = console.options.update(width=10_000)
-    shown = _columns(table, set())
-    for dropped in range(1, len(table.droppable) + 1):
-        if Measurement.get(console, endless, shown).maximum <= console.width:
+    widths = {name: _width(table, i) for i, name in enumerate(table.headers)}
+    dropped: set[str] = set()
+    for name in table.droppable:
+        # a space before and one between the columns
+        if sum(widths.values()) + len(widths) + 1 <= console.width:
             break
-        shown = _columns(table, set(table.droppable[:dropped]))
-    return shown
+        if widths.pop(name, None) is not None:
+            dropped.add(name)
+    return _columns(table, dropped)
+
+
+def _width(table: Table, column: int) -> int:
+    """Cells that the widest line of a column takes."""
+    lines = (line for row in table.rows for line in row[column].text.split("\n"))
+    return max(cell_len(table.headers[column]), max((cell_len(t) for t in lines), default=0))
 
 
 def _columns(table: Table, dropped: set[str]) -> RichTable:

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log10, sqrt
 
 from weightscope.evaluate import Row
 from weightscope.outcome import Value
 
 
-def _product(column: str, power: int) -> Callable[[Row], Value]:
+def _power(column: str, power: int, of_weights: int = 1) -> Callable[[Row], Value]:
+    """A column to a power, and the factor by which WeightWatcher scales convolutions."""
+
     def convert(row: Row) -> Value:
         value = row[column]
-        return value**power if isinstance(value, int | float) else None
+        if not isinstance(value, int | float):
+            return None
+        return float(value) ** power * _conv_scale(row) ** of_weights
 
     return convert
+
+
+def _logarithm(column: str, times: str | None = None) -> Callable[[Row], Value]:
+    """A log10 of squared weights, times another column where given, for scaled convolutions."""
+
+    def convert(row: Row) -> Value:
+        value, factor = row[column], 1 if times is None else row[times]
+        if not isinstance(value, int | float) or not isinstance(factor, int | float):
+            return None
+        return value + 2 * factor * log10(_conv_scale(row))
+
+    return convert
+
+
+def _conv_scale(row: Row) -> float:
+    """WeightWatcher multiplies the slices of a convolution by sqrt(1/2)."""
+    return sqrt(0.5) if int(row["slices"] or 1) > 1 else 1.0
 
 
 def _same(column: str) -> Callable[[Row], Value]:
@@ -27,7 +49,7 @@ def _n_evals(row: Row) -> int:
 def _smallest(row: Row) -> Value:
     norm, condition = row["spectral_norm"], row["condition_number"]
     defined = isinstance(norm, float) and isinstance(condition, float)
-    return norm / condition if defined else None  # type: ignore[operator]
+    return norm / condition * _conv_scale(row) if defined else None  # type: ignore[operator]
 
 
 def _rescaled_cut(row: Row) -> Value:
@@ -55,37 +77,37 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
     "N": ("N", _same("N")),
     "Q": ("Q", _same("Q")),
     "alpha": ("alpha", _same("alpha")),
-    "alpha_weighted": ("alpha_hat", _same("alpha_hat")),
+    "alpha_weighted": ("alpha_hat", _logarithm("alpha_hat", "alpha")),
     "detX_num": ("erg_n_tail", _same("erg_n_tail")),
-    "detX_val": ("erg_xmin", _same("erg_xmin")),
+    "detX_val": ("erg_xmin", _power("erg_xmin", 1, 2)),
     "detX_val_unrescaled": ("erg_xmin, over the mean eigenvalue", _rescaled_cut),
     "entropy": ("entropy", _same("entropy")),
     "has_esd": ("whether there is a spectrum", lambda row: str(row["spectral_norm"] is not None)),
-    "lambda_max": ("spectral_norm squared", _product("spectral_norm", 2)),
+    "lambda_max": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
     "layer_type": ("role", _layer_type),
-    "log_alpha_norm": ("log_alpha_norm", _same("log_alpha_norm")),
-    "log_norm": ("log_norm", _same("log_norm")),
-    "log_spectral_norm": ("log_spectral_norm", _same("log_spectral_norm")),
+    "log_alpha_norm": ("log_alpha_norm", _logarithm("log_alpha_norm", "alpha")),
+    "log_norm": ("log_norm", _logarithm("log_norm")),
+    "log_spectral_norm": ("log_spectral_norm", _logarithm("log_spectral_norm")),
     "longname": ("name without .weight", lambda row: str(row["name"]).removesuffix(".weight")),
     "matrix_rank": ("rank", _same("rank")),
-    "norm": ("frobenius_norm squared", _product("frobenius_norm", 2)),
+    "norm": ("frobenius_norm squared", _power("frobenius_norm", 2, 2)),
     "num_ERG_spikes": ("erg_n_tail", _same("erg_n_tail")),
     "num_evals": ("M times slices", _n_evals),
     "num_pl_spikes": ("alpha_n_tail", _same("alpha_n_tail")),
     "rank_loss": ("num_evals minus rank", _rank_loss),
     "rf": ("slices", _same("slices")),
     "sigma": ("alpha_stderr", _same("alpha_stderr")),
-    "spectral_norm": ("spectral_norm squared", _product("spectral_norm", 2)),
+    "spectral_norm": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
     "stable_rank": ("stable_rank", _same("stable_rank")),
     "status": (
         "success where alpha is defined",
         lambda row: "success" if row["alpha"] is not None else "failed",
     ),
-    "sv_max": ("spectral_norm", _same("spectral_norm")),
+    "sv_max": ("spectral_norm", _power("spectral_norm", 1)),
     "sv_min": ("spectral_norm over condition_number", _smallest),
     "warning": ("alpha_band", lambda row: _WARNINGS.get(str(row["alpha_band"]))),
-    "xmax": ("spectral_norm squared", _product("spectral_norm", 2)),
-    "xmin": ("alpha_xmin", _same("alpha_xmin")),
+    "xmax": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
+    "xmin": ("alpha_xmin", _power("alpha_xmin", 1, 2)),
 }
 """WeightWatcher's name to (ours, conversion), in WeightWatcher's order after layer_id and name."""
 

@@ -31,7 +31,8 @@ def open_local(path: Path) -> Checkpoint:
             listed = _listed_files(path)
             return _index(path.resolve().parent.name, path.parent, listed, _strays(path, listed))
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file or folder")
+            hint = "; a hub id has the form org/name" if path.name == str(path) else ""
+            raise CheckpointError(f"{path}: no such file or folder{hint}")
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it; check the mode") from None
     if path.suffix == ".json":
