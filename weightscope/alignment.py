@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 
 _LEADING = re.compile(r"^(module\.|base_model\.model\.)+")
-_ANYWHERE = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_ANYWHERE = re.compile(
+    r"(?:^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,17 @@ def align(a: Sequence[Row], b: Sequence[Row], maps: Iterable[PrefixMap] = ()) ->
     The pairs of the first run's rows come first, in its order; then what only the second has.
     """
     maps = tuple(maps)
-    there = _by_plain_name(b, maps)
-    pairs = [Pair(row, there.pop(name, None)) for name, row in _by_plain_name(a, maps).items()]
+    there = by_plain_name(b, maps)
+    pairs = [Pair(row, there.pop(name, None)) for name, row in by_plain_name(a, maps).items()]
     return pairs + [Pair(None, row) for row in there.values()]
 
 
-def _by_plain_name(rows: Sequence[Row], maps: tuple[PrefixMap, ...]) -> dict[str, Row]:
+def by_plain_name(rows: Sequence[Row], maps: tuple[PrefixMap, ...] = ()) -> dict[str, Row]:
     """Rows by plain name; by their own name where two would share it."""
-    named: dict[str, Row] = {}
+    plain = {str(row["name"]): plain_name(str(row["name"]), maps) for row in rows}
+    shared = Counter(plain.values())
+    named = {}
     for row in rows:
         raw = str(row["name"])
-        plain = plain_name(raw, maps)
-        named[raw if plain in named else plain] = row
+        named[raw if shared[plain[raw]] > 1 else plain[raw]] = row
     return named

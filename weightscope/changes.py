@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from weightscope.checkpoint import Checkpoint
 from weightscope.decompositions.difference import compare_matrices
 from weightscope.decompositions.entries import count_nonfinite
@@ -44,7 +46,8 @@ def measure_changes(
         settings: Device and threads, resolved.
 
     Yields:
-        Name in the first checkpoint, and the difference; None where an entry is not finite.
+        Name in the first checkpoint, and the difference; None where an entry is not finite or
+        no solver converged.
     """
     known = [matrices_of(checkpoint, settings) for checkpoint in checkpoints]
     readers = [reader_for(checkpoint) for checkpoint in checkpoints]
@@ -70,4 +73,7 @@ class _Compare:
         if count_nonfinite(a) or count_nonfinite(b) or not a.numel() or not b.numel():
             return None
         stored = DTYPES[pair.a.tensor.dtype], DTYPES[pair.b.tensor.dtype]
-        return compare_matrices(a, b, stored)
+        try:
+            return compare_matrices(a, b, stored)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return None

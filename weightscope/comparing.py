@@ -64,12 +64,14 @@ class Wide:
 
     Attributes:
         names: Of the models.
+        letters: What the columns of each end in.
         provenance: Of their runs.
         columns: Column names.
         rows: One row per matrix of any of them.
     """
 
     names: tuple[str, ...]
+    letters: tuple[str, ...]
     provenance: tuple[Mapping[str, Any], ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -101,12 +103,12 @@ def compare_models(
         WeightscopeError: One of them cannot be read.
     """
     observer = observer or Silent()
+    if how.weights and any(is_run(Path(model)) for model in models):
+        raise OptionError("--weights needs two checkpoints, but one side is a saved run")
     a, b = (open_side(model, how, observer) for model in models)
     if not how.force:
         check_comparable(a.run, b.run)
     both = a.checkpoint is not None and b.checkpoint is not None
-    if how.weights and not both:
-        raise OptionError("--weights needs two checkpoints, but one side is a saved run")
     pairs = pair_runs(a.run, b.run, how.maps)
     changes: dict[str, Difference] | None = None
     if both and how.weights is not False:
@@ -140,22 +142,32 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
     if not how.force:
         for run in runs[1:]:
             check_comparable(runs[0], run)
-    letters = [chr(ord("a") + i) if i < 26 else f"r{i}" for i in range(len(runs))]
     metrics = [column.name for column in metric_columns()]
-    columns = ["name", "block", "module", "role", "present"]
-    columns += [f"{metric}_{letter}" for metric in metrics for letter in letters]
+    letters = _letters(len(runs))
     rows = _wide_rows(runs, letters, metrics, how.maps)
     return Wide(
         tuple(run.name for run in runs),
+        tuple(letters),
         tuple(run.provenance for run in runs),
-        tuple(columns),
+        tuple(wide_columns(len(runs))),
         tuple(rows),
     )
+
+
+def _letters(count: int) -> list[str]:
+    return [chr(ord("a") + i) if i < 26 else f"r{i}" for i in range(count)]
+
+
+def wide_columns(count: int) -> list[str]:
+    """Columns of a comparison of so many runs."""
+    metrics = [f"{c.name}_{x}" for c in metric_columns() for x in _letters(count)]
+    return ["name", "block", "module", "role", "present", *metrics]
 
 
 def _wide_rows(
     runs: Sequence[Run], letters: list[str], metrics: list[str], maps: tuple[PrefixMap, ...]
 ) -> list[Row]:
+    blank: Row = {f"{metric}_{letter}": None for metric in metrics for letter in letters}
     rows: dict[str, Row] = {}
     reference: list[Row] = list(runs[0].rows)
     for letter, run in zip(letters, runs, strict=True):
@@ -166,8 +178,7 @@ def _wide_rows(
             if pair.a is None:
                 reference.append(pair.b)  # later runs are matched with it too
             start: Row = {key: pair.either[key] for key in ("name", "block", "module", "role")}
-            row = rows.setdefault(name, {**start, "present": ""})
+            row = rows.setdefault(name, {**start, "present": "", **blank})
             row["present"] = f"{row['present']}{letter}"
             row.update({f"{metric}_{letter}": pair.b[metric] for metric in metrics})
-    blank = {f"{metric}_{letter}": None for metric in metrics for letter in letters}
-    return [{**blank, **row} for row in rows.values()]
+    return list(rows.values())

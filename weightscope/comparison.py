@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -74,15 +75,17 @@ class Comparison:
     weights: bool = False
 
 
+@cache
 def metric_columns() -> tuple[Column, ...]:
     """Numeric columns that are compared."""
     return tuple(c for c in columns_of(FAMILIES) if c.kind != "text")
 
 
-def comparison_columns() -> list[str]:
+@cache
+def comparison_columns() -> tuple[str, ...]:
     """Every column of a comparison, in order."""
     metrics = [f"{c.name}_{x}" for c in metric_columns() for x in ("a", "b", "delta")]
-    return [*IDENTITY, *WEIGHT_COLUMNS, *metrics]
+    return (*IDENTITY, *WEIGHT_COLUMNS, *metrics)
 
 
 def check_comparable(a: Run, b: Run) -> None:
@@ -275,6 +278,11 @@ AGGREGATED = (
     "stable_rank_delta",
     "spectral_norm_delta",
 )
+
+
+def group_columns(by: str) -> list[str]:
+    """Columns of ``grouped``."""
+    return [by, "matrices", "moved", *AGGREGATED]
 
 
 def _aggregate(by: str, key: Any, rows: Sequence[Row]) -> dict[str, Any]:

@@ -155,4 +155,4 @@ def _is_new(change: Difference) -> bool:
     """B has nothing to do with A: their cosine is that of independent matrices."""
     if change.cosine is None:
         return False
-    return bool(abs(change.cosine) < max(0.02, 4 / change.params**0.5))
+    return bool(abs(change.cosine) < min(0.5, max(0.02, 4 / change.params**0.5)))

@@ -36,6 +36,8 @@ _COMPARE: dict[str, Callable[[float | str, float | str], bool]] = {
     "!=": operator.ne,
 }
 _MAX_LENGTH = 2000
+_MAX_DEPTH = 40
+_RESERVED = frozenset({"and", "or", "not", "is"})
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,27 @@ def hits(gates: Iterable[Gate], rows: Sequence[Cells]) -> list[tuple[Gate, list[
     return [(gate, broken) for gate, broken in found if broken]
 
 
-def parse_gate(text: str, columns: Iterable[str]) -> Gate:
+def parse_gate(text: str, columns: Mapping[str, bool]) -> Gate:
     """Read a rule.
 
+    Args:
+        text: The rule.
+        columns: Columns of the table, and whether each holds numbers.
+
     Raises:
-        OptionError: It cannot be read, or names a column that the table does not have.
+        OptionError: It cannot be read, names a column that the table does not have, or compares a
+            number with a text.
     """
-    parser = _Parser(text, frozenset(columns))
+    parser = _Parser(text, columns)
     return Gate(text, *parser.parse())
 
 
 class _Parser:
     """Recursive descent over the tokens of one rule."""
 
-    def __init__(self, text: str, columns: frozenset[str]) -> None:
+    def __init__(self, text: str, columns: Mapping[str, bool]) -> None:
         self._text = text
+        self._depth = 0
         self._columns = columns
         self._used: list[str] = []
         self._tokens = self._split()
@@ -126,6 +134,14 @@ class _Parser:
         return tests[0] if len(tests) == 1 else lambda row: all(test(row) for test in tests)
 
     def _term(self) -> Test:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise self._error("it is nested too deeply")
+        test = self._deeper()
+        self._depth -= 1
+        return test
+
+    def _deeper(self) -> Test:
         if self._takes("not"):
             inner = self._term()
             return lambda row: not inner(row)
@@ -149,7 +165,21 @@ class _Parser:
         sign = self._next()
         if sign not in _COMPARE:
             raise self._error(f"{sign!r} is no comparison")
-        return _comparing(column, _COMPARE[sign], _literal(self._next()))
+        return _comparing(column, _COMPARE[sign], self._literal(column, self._next()))
+
+    def _literal(self, column: str, token: str) -> float | str:
+        quoted = token[0] in "'\"" and len(token) > 1 and token[0] == token[-1]
+        if not quoted and (token in _RESERVED or set(token) & set("'\"()<>=!")):
+            raise self._error(f"{token!r} is no value")
+        if not self._columns[column]:
+            return token[1:-1] if quoted else token
+        try:
+            value = float("nan" if quoted else token)
+        except ValueError:
+            value = float("nan")
+        if value != value:
+            raise self._error(f"{column} holds numbers, and {token} is none")
+        return value
 
 
 def _comparing(
@@ -162,12 +192,3 @@ def _comparing(
         return compare(value, wanted)
 
     return test
-
-
-def _literal(token: str) -> float | str:
-    if token[0] in "'\"":
-        return token[1:-1]
-    try:
-        return float(token)
-    except ValueError:
-        return token

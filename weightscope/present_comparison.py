@@ -84,20 +84,12 @@ def groups_table(title: str, by: str, groups: Sequence[Mapping[str, Any]]) -> Ta
 
 def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "alpha") -> Report:
     """One metric of several runs side by side."""
-    rows = list(found.rows)
-    if sort is not None:
-        column = sort.removeprefix("-")
-        defined = [row for row in rows if isinstance(row[column], int | float)]
-        defined.sort(key=lambda row: float(row[column] or 0), reverse=sort[0] != "-")
-        rows = defined + [row for row in rows if row[column] is None]
-    keys = [
-        c for c in found.columns if c.startswith(f"{metric}_") and c[len(metric) + 1 :].isalpha()
-    ]
-    keys = [c for c in keys if len(c) <= len(metric) + 2]
+    rows = sorted_rows(found.rows, sort)
+    keys = [f"{metric}_{letter}" for letter in found.letters]
     lines = tuple(
         (Cell(str(row["name"]).removesuffix(".weight")), *(Cell(short(row[key])) for key in keys))
         for row in (rows if top is None else rows[:top])
     )
-    names = [f"{letter[-1]} = {name}" for letter, name in zip(keys, found.names, strict=False)]
+    names = [f"{x} = {name}" for x, name in zip(found.letters, found.names, strict=True)]
     table = Table("", ("name", *keys), lines, (False, *(True,) * len(keys)))
     return Report(f"{metric} of {len(found.names)} runs", (Paragraph(", ".join(names)), table))

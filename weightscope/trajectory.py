@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from weightscope.alignment import PrefixMap, plain_name
+from weightscope.alignment import PrefixMap, by_plain_name
 from weightscope.analysis import Observer, Silent
 from weightscope.comparing import Comparing, open_side
 from weightscope.comparison import alpha_moved, check_comparable, metric_columns
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row
 from weightscope.run import Run
+from weightscope.storage import is_run, read_record
 from weightscope.summary import numbers
 
 LONG_COLUMNS = ("step", "name", "metric", "value")
@@ -64,7 +65,17 @@ def expand(arguments: Iterable[str]) -> list[str]:
             found += matches
         else:
             found.append(argument)
-    return list(dict.fromkeys(found))
+    return _without_own_runs(list(dict.fromkeys(found)))
+
+
+def _without_own_runs(models: list[str]) -> list[str]:
+    """Leave out run folders that lie beside their checkpoints: analyze finds those again."""
+    checkpoints = {Path(model).name for model in models if not is_run(Path(model))}
+    return [
+        model
+        for model in models
+        if not is_run(Path(model)) or str(read_record(Path(model)).get("model")) not in checkpoints
+    ]
 
 
 def step_of(model: str) -> int:
@@ -78,9 +89,9 @@ def step_of(model: str) -> int:
     if state.is_file() and state.stat().st_size < 1 << 28:
         try:
             step = json.loads(state.read_bytes()).get("global_step")
-        except (ValueError, AttributeError, OSError):
+        except (ValueError, AttributeError, OSError, RecursionError):
             step = None
-        if isinstance(step, int) and not isinstance(step, bool):
+        if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
             return step
     numbers = re.findall(
         r"\d+", path.name.removesuffix(".weightscope").removesuffix(".safetensors")
@@ -118,7 +129,7 @@ def trajectory_of(
 ) -> Trajectory:
     """Match the rows of runs by plain name."""
     maps = tuple(maps)
-    rows = tuple({plain_name(str(r["name"]), maps): r for r in run.rows} for run in runs)
+    rows = tuple(by_plain_name(run.rows, maps) for run in runs)
     names = dict.fromkeys(name for by_name in rows for name in by_name)
     return Trajectory(tuple(steps), tuple(runs), tuple(names), rows)
 

@@ -65,8 +65,11 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
     from weightscope.cli.progress import Talk
     from weightscope.comparing import compare_models
     from weightscope.comparison import comparison_columns
+    from weightscope.errors import OptionError
 
     by, rules = shape
+    if by is not o.By.name and (output.sort is not None or output.top is not None):
+        raise OptionError("--sort and --top order matrices, not the groups of --by")
     output.check(comparison_columns())
     gates = read_gates(rules, comparison_columns())
     with Talk(quiet) as talk:
@@ -79,7 +82,7 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
 
 def _emission(found: Any, output: Any, by: o.By) -> Any:
     from weightscope.cli.emit import Emission, provenance_line
-    from weightscope.comparison import comparison_columns, grouped
+    from weightscope.comparison import comparison_columns, group_columns, grouped
     from weightscope.present_comparison import comparison_report, groups_table
     from weightscope.report import Report
 
@@ -92,20 +95,24 @@ def _emission(found: Any, output: Any, by: o.By) -> Any:
     groups = grouped(found.rows, by.value)
     table = groups_table("", by.value, groups)
     title = f"{found.names[0]} -> {found.names[1]}, medians per {by.value}"
-    return Emission(list(groups[0]), groups, facts, lambda: Report(title, (table,)), origin)
+    return Emission(group_columns(by.value), groups, facts, lambda: Report(title, (table,)), origin)
 
 
 def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:
     from weightscope.cli.emit import Emission, emit, provenance_line
     from weightscope.cli.gating import apply_gates, read_gates
     from weightscope.cli.progress import Talk
-    from weightscope.comparing import compare_many
+    from weightscope.comparing import compare_many, wide_columns
+    from weightscope.errors import OptionError
     from weightscope.present_comparison import wide_report
 
+    if shape[0] is not o.By.name or how.weights:
+        raise OptionError("--by and --weights compare two models, not more")
+    columns = wide_columns(len(runs))
+    output.check(columns)
+    gates = read_gates(shape[1], columns)
     with Talk(quiet) as talk:
         found = compare_many(runs, how, talk)
-    output.check(found.columns)
-    gates = read_gates(shape[1], found.columns)
     facts = {"runs": list(found.provenance)}
     origin = " / ".join(provenance_line(p) for p in found.provenance)
     build = lambda: wide_report(found, output.sort, output.top)  # noqa: E731

@@ -50,25 +50,12 @@ def explained(debug: bool = False, hint: str = "") -> Iterator[None]:
         _trace(debug)
         say("Error: out of memory; try fewer --threads")
         raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
     except Exception as error:
-        if isinstance(error, typer.Exit | typer.Abort) or not isinstance(error, _UNEXPECTED):
-            raise
         _trace(debug)
         say(f"Error: unexpected {type(error).__name__}: {error} (--debug shows where)")
         raise typer.Exit(1) from None
-
-
-_UNEXPECTED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def _trace(debug: bool) -> None:

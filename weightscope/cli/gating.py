@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from weightscope.cli.explained import say
 from weightscope.errors import GateError
-from weightscope.evaluate import Row
+from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
 from weightscope.present import short
 
@@ -19,8 +19,18 @@ def read_gates(rules: Iterable[str] | None, columns: Iterable[str]) -> list[Gate
     Raises:
         OptionError: One cannot be read.
     """
-    columns = tuple(columns)
-    return [parse_gate(rule, columns) for rule in rules or ()]
+    kinds = {name: not _is_text(name) for name in columns}
+    return [parse_gate(rule, kinds) for rule in rules or ()]
+
+
+def _is_text(column: str) -> bool:
+    return column in _TEXTS or column.removesuffix("_a").removesuffix("_b") in _TEXTS
+
+
+_TEXTS = frozenset(
+    {column.name for column in all_columns() if column.kind == "text"}
+    | {"change", "reading", "alpha_moved", "band_change", "class_change", "present"}
+)
 
 
 def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
@@ -33,9 +43,8 @@ def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
     for gate, found in broken:
         say(f"Rule hit by {len(found)} of {len(rows)} rows: {gate.text}")
         for row in found[:SHOWN]:
-            first = str(next(iter(row.values())))
             cells = ", ".join(f"{name} {short(row[name])}" for name in gate.columns)
-            say(f"  {first}: {cells}")
+            say(f"  {row['name']}: {cells}")
         if len(found) > SHOWN:
             say(f"  and {len(found) - SHOWN} more")
     if broken:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from weightscope.decompositions.entries import storage_floor
+from weightscope.decompositions.entries import abs_max, scale_for, storage_floor
 from weightscope.decompositions.full import EVAL_ERROR, solve_gram
 from weightscope.decompositions.gram import add_gram, long_side_blocks
 from weightscope.difference import Difference, Facts
@@ -33,6 +33,10 @@ def compare_matrices(a: torch.Tensor, b: torch.Tensor, stored: tuple[DType, DTyp
     """
     if a.shape != b.shape:
         return _resized(a, b)
+    scale = scale_for(max(abs_max(a), abs_max(b)))
+    if scale != 1.0:
+        found = compare_matrices(a.to(torch.float64) * scale, b.to(torch.float64) * scale, stored)
+        return _unscaled(found, scale)
     sums = _sums(a, b)
     storage = max(2.0 ** (1 - dtype.significand) for dtype in stored)
     noise = sum(storage_floor(m, d) ** 2 for m, d in zip((a, b), stored, strict=True)) ** 0.5
@@ -48,6 +52,19 @@ def compare_matrices(a: torch.Tensor, b: torch.Tensor, stored: tuple[DType, DTyp
         permuted=_permuted(a, b),
     )
     return replace(change, facts=facts, delta=_delta_spectrum(a, b))
+
+
+def _unscaled(found: Difference, scale: float) -> Difference:
+    """Undo a scale that kept the squares of extreme entries in range."""
+    facts = replace(found.facts, noise=found.facts.noise / scale)
+    delta = found.delta
+    if delta is not None:
+        delta = replace(
+            delta,
+            singular_values=delta.singular_values / scale,
+            resolution=delta.resolution / scale,
+        )
+    return replace(found, facts=facts, delta=delta)
 
 
 @dataclass(frozen=True)
@@ -113,19 +130,35 @@ def _rounds_to(exact: torch.Tensor, coarse: torch.Tensor) -> bool:
             return False
         _, exponent = torch.frexp(x)
         unit = torch.ldexp(torch.ones_like(x), exponent.clamp(min=-125) - 8)
-        if bool((torch.abs(x - y) >= unit).any()):
+        # a bfloat16 number rounds to itself
+        fixed = x.to(torch.bfloat16).to(torch.float64) == x
+        if bool(((x != y) & (fixed | (torch.abs(x - y) >= unit))).any()):
             return False
     return True
 
 
 def _permuted(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether B has A's entries and A's singular values in another order of rows or columns."""
-    wide_a, wide_b = (m.to(torch.float64) for m in (a, b))
-    for axis in (0, 1):
-        norms = [torch.sort(torch.sum(m * m, dim=axis))[0] for m in (wide_a, wide_b)]
-        if not torch.allclose(norms[0], norms[1], rtol=1e-9, atol=0.0):
+    """Whether B has A's entries in another order of rows and columns.
+
+    Norms of rows and columns are compared first, over blocks; only where they agree the entries
+    are sorted, in the data type that they are stored in.
+    """
+    if a.dtype != b.dtype:
+        return False
+    for x, y in zip(_line_norms(a), _line_norms(b), strict=True):
+        if not torch.allclose(torch.sort(x)[0], torch.sort(y)[0], rtol=1e-9, atol=0.0):
             return False
-    return torch.equal(torch.sort(wide_a.ravel())[0], torch.sort(wide_b.ravel())[0])
+    return torch.equal(torch.sort(a.ravel())[0], torch.sort(b.ravel())[0])
+
+
+def _line_norms(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared norms along the long side and along the short side."""
+    rows, columns = [], torch.zeros(min(matrix.shape), dtype=torch.float64, device=matrix.device)
+    for (block,) in _blocks(matrix):
+        square = block * block
+        rows.append(square.sum(1))
+        columns += square.sum(0)
+    return torch.cat(rows), columns
 
 
 def _with_subspaces(change: Difference, a: torch.Tensor, b: torch.Tensor) -> Difference:

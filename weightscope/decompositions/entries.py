@@ -28,8 +28,8 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
     nonfinite = sum(map(count_nonfinite, slices))
     if nonfinite:
         return EntryStatistics(None, None, None, None, nonfinite, None)
-    abs_max = max(_abs_max(m) for m in slices)
-    scale = scale_for(abs_max)
+    largest = max(map(abs_max, slices))
+    scale = scale_for(largest)
     # count, mean and sum of squared deviations, merged over blocks (Chan, Golub & LeVeque 1983)
     count, mean, squares, zeros = 0, 0.0, 0.0, 0
     for matrix in slices:
@@ -47,7 +47,7 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
             zeros += n - int(torch.count_nonzero(wide))
     floor = max(storage_floor(m, dtype, scale) for m in slices)
     std = (squares / count) ** 0.5 / scale
-    return EntryStatistics(mean / scale, std, abs_max, zeros / count, 0, floor)
+    return EntryStatistics(mean / scale, std, largest, zeros / count, 0, floor)
 
 
 def count_nonfinite(matrix: torch.Tensor) -> int:
@@ -55,7 +55,10 @@ def count_nonfinite(matrix: torch.Tensor) -> int:
     return int((~torch.isfinite(matrix)).sum())
 
 
-def _abs_max(matrix: torch.Tensor) -> float:
+def abs_max(matrix: torch.Tensor) -> float:
+    """Largest magnitude among the entries; 0 for an empty matrix."""
+    if not matrix.numel():
+        return 0.0
     low, high = torch.aminmax(matrix)
     return max(-float(low), float(high))
 

@@ -62,7 +62,7 @@ def full_spectrum(slices: list[torch.Tensor], stats: EntryStatistics) -> Spectru
     """
     scale = scale_for(stats.abs_max or 0.0)
     found = _by_gram(slices, scale)
-    if found.relative_error > WANTED_ERROR:
+    if found.relative_error > WANTED_ERROR and found.solver.startswith("gram"):
         # worth the time only where the smallest value may exceed what the stored dtype resolves
         bound = (found.resolution + found.smallest) / scale
         if bound > (stats.sv_floor or 0.0):
