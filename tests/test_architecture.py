@@ -42,7 +42,7 @@ SENTENCES |= {"present_comparison", "trajectory", "present_trajectory"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
-    "torch": {"integrations", "formats", "decompositions", "executors", "measure"},
+    "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"},
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
     "pytorch_lightning": {"integrations"},

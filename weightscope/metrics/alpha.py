@@ -51,6 +51,8 @@ COLUMNS = (
         caution="Assumes independent points and a known xmin; eigenvalues repel, and xmin is "
         "chosen.",
         source=_CSN,
+        reading="Two exponents differ where they are more than two combined errors apart.",
+        noise="0.75 to 4 (512 x 512)",
     ),
     Column(
         "alpha_xmin",
@@ -59,6 +61,10 @@ COLUMNS = (
         unit="W^2",
         range="(0, inf)",
         source=_CSN,
+        formula="the l_i whose tail has the smallest alpha_ks",
+        reading="Eigenvalues below it are not described by the fit.",
+        caution="Moves with the scale of the weights; several values may fit almost equally well.",
+        noise="inside the bulk, near its upper edge",
     ),
     Column(
         "alpha_ks",
@@ -69,6 +75,7 @@ COLUMNS = (
         reading="Trained language-model layers: 0.01 to 0.06; above 0.1 it is no power law.",
         noise="0.12 to 0.13",
         source=_CSN,
+        caution="Small for very short tails whatever they are.",
     ),
     Column(
         "alpha_n_tail",
@@ -78,6 +85,8 @@ COLUMNS = (
         range="2 .. n",
         reading="Below 50 the exponent is uncertain.",
         source=_CSN,
+        caution="The search prefers short tails where none fits.",
+        noise="15 to 93 of 512",
     ),
     Column(
         "alpha_band",
@@ -95,6 +104,8 @@ COLUMNS = (
         reading="For comparing models of one family; lower is better there.",
         caution="Changes when all weights are multiplied by a constant.",
         source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+        range="(-inf, inf)",
+        noise="33 (512 x 512, unit variance); moves with size and scale",
     ),
     Column(
         "log_alpha_norm",
@@ -104,6 +115,9 @@ COLUMNS = (
         unit="log W^2",
         caution="Changes when all weights are multiplied by a constant.",
         source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+        range="(-inf, inf)",
+        reading="As alpha_hat, with every eigenvalue counted.",
+        noise="34 (512 x 512, unit variance); moves with size and scale",
     ),
 )
 

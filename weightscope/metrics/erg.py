@@ -31,6 +31,10 @@ COLUMNS = (
     Column(
         "erg_xmin", "number", "eigenvalue at the crossing", unit="W^2", range="(0, inf)",
         source=_SOURCE,
+        formula='the l_k of erg_n_tail',
+        reading='Compare with alpha_xmin: erg_delta and erg_log_ratio do.',
+        caution='Moves with the scale of the weights.',
+        noise='0.18 (Q = 1) to 0.43 (Q = 4) of the mean eigenvalue',
     ),
     Column(
         "erg_gap",
@@ -43,6 +47,7 @@ COLUMNS = (
         "alpha: a diagnostic, not a proof.",
         noise="0.69 n (Q = 1) to 0.82 n (Q = 4)",
         source=_SOURCE,
+        range='-n .. n',
     ),
     Column(
         "erg_delta",
@@ -52,6 +57,9 @@ COLUMNS = (
         reading="Positive for ordinary layers, towards 0 as alpha falls to 2, negative below.",
         noise="3.06 (Q = 1) to 1.50 (Q = 4)",
         source=_SOURCE,
+        range='(-inf, inf)',
+        caution="A few huge eigenvalues set its scale; see erg_log_ratio. The paper's table prints "
+        "the other sign.",
     ),
     Column(
         "erg_log_ratio",
@@ -60,6 +68,9 @@ COLUMNS = (
         formula="ln(xmin / l_k)",
         reading="erg_delta on a scale that a few huge eigenvalues cannot dominate.",
         source="weightscope",
+        range='(-inf, inf)',
+        caution='Undefined without a power-law tail.',
+        noise='2.8 (Q = 1) to 1.5 (Q = 4)',
     ),
     Column(
         "erg_tracelog",
@@ -69,6 +80,9 @@ COLUMNS = (
         reading="0: the power-law tail itself has determinant one; above 0 it is smaller than the "
         "correlation space.",
         source=_SOURCE,
+        range='(-inf, inf)',
+        caution='Undefined without a power-law tail, and where the tail is longer than the rank.',
+        noise='1.2 (Q = 1) to 0.70 (Q = 4)',
     ),
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ COLUMNS = (
         caution="An effective noise level: trained layers seldom have a true bulk (see mp_ks).",
         noise="the standard deviation of the entries",
         source=_SOURCE,
+        reading="Compare with weight_std: well below it where a few directions carry the energy.",
     ),
     Column(
         "mp_edge",
@@ -35,6 +36,9 @@ COLUMNS = (
         unit="W^2",
         range="(0, inf)",
         source=_SOURCE,
+        reading="Eigenvalues above it stand out of the bulk; mp_spikes counts them.",
+        caution="As mp_sigma.",
+        noise="N sigma^2 (1 + Q^-1/2)^2",
     ),
     Column(
         "mp_spikes",
@@ -57,6 +61,7 @@ COLUMNS = (
         reading="Near 1: like a random matrix; well below: spikes or heavy tails.",
         noise="about 1",
         source="Martin & Mahoney, JMLR 22 (2021)",
+        caution="Undefined as a rank where mp_ks is above 0.1.",
     ),
     Column(
         "mp_ks",
@@ -67,6 +72,7 @@ COLUMNS = (
         reading="Above 0.1 the bulk is not Marchenko-Pastur.",
         noise="about 0.5 / M",
         source=_SOURCE,
+        caution="Few eigenvalues below the cut make it large by themselves.",
     ),
 )
 

@@ -45,6 +45,7 @@ COLUMNS = (
         reading="Against the Frobenius norm it says how evenly energy is spread over directions.",
         noise="0.85 sigma M sqrt(M) for a square matrix: 8/(3 pi)",
         source="Horn & Johnson, Matrix Analysis, 5.6",
+        caution="Grows with size; compare matrices of one shape.",
     ),
     Column(
         "log_norm",
@@ -55,6 +56,8 @@ COLUMNS = (
         reading="The scale metric 'log_norm' of the HTSR literature.",
         noise="log10(N M sigma^2)",
         source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+        range="(-inf, inf)",
+        caution="Grows with size and scale; compare matrices of one shape.",
     ),
     Column(
         "log_spectral_norm",
@@ -66,6 +69,7 @@ COLUMNS = (
         caution="Smaller is not always better: in practice the reverse is often seen.",
         noise="2 log10(sigma (sqrt N + sqrt M))",
         source="Martin, Peng & Mahoney, Nature Communications 12 (2021)",
+        range="(-inf, inf)",
     ),
 )
 

@@ -9,7 +9,16 @@ from weightscope.settings import Settings
 
 NEEDS: tuple[str, ...] = ()
 COLUMNS = (
-    Column("weight_mean", "number", "mean of the entries", formula="mean w_ij", unit="W"),
+    Column(
+        "weight_mean",
+        "number",
+        "mean of the entries",
+        formula="mean w_ij",
+        unit="W",
+        range="(-inf, inf)",
+        reading="Far from 0 against weight_std: a rank-one part in the spectrum.",
+        noise="0",
+    ),
     Column(
         "weight_std",
         "number",
@@ -17,6 +26,8 @@ COLUMNS = (
         formula="sqrt(mean (w_ij - mean)^2)",
         unit="W",
         range="[0, inf)",
+        reading="The scale of the weights.",
+        noise="sigma",
     ),
     Column(
         "weight_abs_max",
@@ -36,6 +47,7 @@ COLUMNS = (
         range="[0, 1]",
         reading="Above zero in a pruned or never-used layer.",
         noise="0",
+        formula="#{w_ij = 0} / (N M)",
     ),
     Column(
         "weight_nonfinite",
@@ -44,6 +56,7 @@ COLUMNS = (
         range="0, 1, ...",
         reading="Anything but 0 means a broken checkpoint: no other figure of the row is computed.",
         noise="0",
+        formula="#{w_ij is NaN or infinite}",
     ),
 )
 

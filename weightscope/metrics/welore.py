@@ -31,10 +31,16 @@ COLUMNS = (
         caution="The scale is set by the largest singular value alone: one outlier turns any "
         "matrix into an LRC. Changes with the set of matrices analysed.",
         source=_SOURCE,
+        noise="0.47 n for square noise beside rectangular noise at target 0.5: square noise reads "
+        "as LRC",
     ),
     Column(
         "welore_rank_ratio", "number", "welore_rank over the number of singular values",
         range="(0, 1]", source=_SOURCE,
+        formula='welore_rank / n',
+        reading='Low: the matrix gives up most of its ranks before the others do.',
+        caution='As welore_rank.',
+        noise='0.47 (Q = 1), 0.53 (Q = 4) in one model at target 0.5',
     ),
     Column(
         "welore_class",
@@ -51,6 +57,8 @@ COLUMNS = (
         range="[0, 1)",
         reading="The price of the truncation, in weights and not in accuracy.",
         source="Eckart & Young 1936",
+        caution='Weights, not loss: directions of little energy can matter.',
+        noise='0.35 (Q = 1), 0.52 (Q = 4) at target 0.5',
     ),
 )  # fmt: skip
 
