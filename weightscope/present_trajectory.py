@@ -79,9 +79,8 @@ def _sentences(summary: Any) -> list[str]:
         largest = ", ".join(f"{g['name']} x{g['ratio']:.2f}" for g in growth[:3])
         texts.append(f"Spectral norms grew most in {largest}.")
     left = summary["left_their_band"]
-    texts += [
-        f"{b['name']} went from {b['from']} to {b['to']} at step {b['step']}." for b in left[:8]
-    ]
-    if len(left) > 8:
-        texts.append(f"{len(left) - 8} more left their band.")
+    if left:
+        moves = [f"{b['name']} ({b['from']} to {b['to']} at {b['step']})" for b in left[:5]]
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        texts.append(f"Left their band: {', '.join(moves)}{more}.")
     return texts

@@ -80,8 +80,9 @@ class _Sums:
 
     @property
     def cosine(self) -> float | None:
-        product = self.aa * self.bb
-        return float(self.ab / product**0.5) if product else None
+        # roots first: the product of two sums of squares can leave the range of float64
+        product = self.aa**0.5 * self.bb**0.5
+        return float(self.ab / product) if product else None
 
 
 def _blocks(*matrices: torch.Tensor) -> Iterator[list[torch.Tensor]]:
