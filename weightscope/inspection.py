@@ -14,10 +14,10 @@ from weightscope.evaluate import Row
 from weightscope.layouts.config import ModelFacts
 from weightscope.matrix import Matrix
 from weightscope.plan import Plan
-from weightscope.present import short
 from weightscope.report import Block, Cell, Paragraph, Report, Table
+from weightscope.resources import available_threads
 from weightscope.select import Selection
-from weightscope.text import count_of
+from weightscope.text import count_of, scaled
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,26 @@ def inspect_checkpoint(
         selection,
         plan,
         facts,
-        plan.flops / speed(),
+        plan.flops / speed(available_threads()),
     )
 
 
-def speed() -> float:
-    """Operations per second of this machine's eigen-solver, from a small solve."""
+def speed(threads: int) -> float:
+    """Operations per second that an analysis reaches here, from a few small eigen-solves.
+
+    Args:
+        threads: Cores to use.
+    """
     n = 256
     matrix = np.random.default_rng(0).standard_normal((n, n))
     gram = matrix.T @ matrix
     best = float("inf")
-    for _ in range(2):
+    for _ in range(5):
         start = time.perf_counter()
         np.linalg.eigvalsh(gram)
         best = min(best, time.perf_counter() - start)
-    # a solve of this size runs at about half the rate that the whole analysis reaches
-    return 2 * (4 / 3 * n**3) / best
+    # larger solves and products run at about three times the rate of one this small
+    return 3 * threads * (4 / 3 * n**3) / best
 
 
 def inspection_report(inspection: Inspection) -> Report:
@@ -141,6 +145,9 @@ def _patterns(patterns: Sequence[Pattern]) -> Table:
     return Table("", headers, rows, (False, True, True, False, False, True, False))
 
 
+_FILTERED = "tensor left out by --include and --exclude"
+
+
 def _counts(inspection: Inspection) -> str:
     selection = inspection.selection
     analysed = sum(m.params for m in selection.matrices)
@@ -150,20 +157,24 @@ def _counts(inspection: Inspection) -> str:
         f"{selection.params:,} parameters."
     )
     left = [
-        (selection.vectors, "vector or scalar"),
-        (selection.integers, "integer tensor"),
-        (len(selection.exclusions), "tensor that cannot be analysed"),
-        (selection.filtered, "tensor left out by --include and --exclude"),
+        (selection.vectors, "vector or scalar", "vectors and scalars"),
+        (selection.integers, "integer tensor", ""),
+        (
+            len(selection.exclusions),
+            "tensor that cannot be analysed",
+            "tensors that cannot be analysed",
+        ),
+        (selection.filtered, _FILTERED, _FILTERED.replace("tensor", "tensors")),
     ]
-    counted = ", ".join(count_of(count, what) for count, what in left if count)
+    counted = ", ".join(count_of(n, one, many) for n, one, many in left if n)
     return text + (f" Not analysed: {counted}." if counted else "")
 
 
 def _work(inspection: Inspection) -> str:
     plan = inspection.plan
     return (
-        f"Work: {short(plan.flops / 1e9)} GFLOP, {short(plan.bytes_read / 2**20)} MiB to read, "
-        f"about {plan.peak_bytes / 2**30:.1f} GiB of memory, roughly "
+        f"Work: {scaled(plan.flops, 'FLOP')}, {scaled(plan.bytes_read, 'B', 1024)} to read, "
+        f"about {scaled(plan.peak_bytes, 'B', 1024)} of memory, roughly "
         f"{duration(inspection.seconds)} on this CPU."
     )
 

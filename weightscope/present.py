@@ -220,6 +220,9 @@ def headline(summary: Any) -> str:
     return "; ".join(parts)
 
 
+_FILTERED = "tensor left out by --include and --exclude"
+
+
 def _coverage(summary: Any) -> str:
     total = summary["params_total"]
     share = 100 * summary["params_analysed"] / total if total else 0.0
@@ -231,11 +234,11 @@ def _coverage(summary: Any) -> str:
         f"{share:.1f}% of {total:,} parameters"
     )
     left = [
-        (summary["vectors"], "vector or scalar"),
-        (summary["integer_tensors"], "integer tensor"),
-        (summary["filtered"], "tensor left out by --include and --exclude"),
+        (summary["vectors"], "vector or scalar", "vectors and scalars"),
+        (summary["integer_tensors"], "integer tensor", ""),
+        (summary["filtered"], _FILTERED, _FILTERED.replace("tensor", "tensors")),
     ]
-    counted = ", ".join(count_of(count, what) for count, what in left if count)
+    counted = ", ".join(count_of(n, one, many) for n, one, many in left if n)
     status = ", ".join(f"{n} {code}" for code, n in summary["status"].items() if code != "ok")
     text += f"; not analysed: {counted}" if counted else ""
     return text + (f"; not ok: {status}." if status else ".")

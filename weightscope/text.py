@@ -30,10 +30,23 @@ def shortened(value: object, length: int = 100) -> str:
     return f"{text[: length // 2]}...{text[-length // 3 :]}"
 
 
-def count_of(count: int, what: str) -> str:
-    """A count with its noun, in the plural where it is not one."""
-    if count == 1:
-        return f"1 {what}"
-    first, space, rest = what.partition(" ")
-    plural = f"{first[:-2]}ices" if first.endswith("ix") else first + "s"
-    return f"{count:,} {plural}{space}{rest}"
+def count_of(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: ``1 matrix``, ``2 matrices``."""
+    plural = f"{one[:-2]}ices" if one.endswith("ix") else one + "s"
+    return f"1 {one}" if count == 1 else f"{count:,} {many or plural}"
+
+
+def scaled(value: float, unit: str, step: float = 1000.0) -> str:
+    """A quantity with a prefix that leaves one to three digits before the point.
+
+    Args:
+        value: Amount in the unit.
+        unit: Such as ``FLOP``, or ``B`` with ``step`` 1024.
+        step: Factor between prefixes.
+    """
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    level = 0
+    while value >= step and level < len(prefixes) - 1:
+        value, level = value / step, level + 1
+    middle = "i" if step == 1024 and level else ""
+    return f"{value:.{0 if value >= 100 else 1}f} {prefixes[level]}{middle}{unit}"
