@@ -30,6 +30,7 @@ ODD_NAMES = (
     "-1",
     "@SUM(A1)",
     "\ttab",
+    "\rreturn",
     "../../etc/passwd",
     "/absolute",
     "C:\\windows",

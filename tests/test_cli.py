@@ -278,7 +278,7 @@ def test_names_that_a_spreadsheet_would_compute_are_quoted(analysed: Analysed) -
             prefix = "'" if raw[:1] in ("=", "+", "-", "@", "\t", "\r") and raw else ""
             assert cells[column] == prefix + raw
     names = [cells["name"] for cells in read_csv(analysed.stdout)]
-    for name in ("'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", "'\ttab"):
+    for name in ("'=cmd|' /C calc'!A0", "'+1", "'-1", "'@SUM(A1)", "'\ttab", "'\rreturn"):
         assert name in names
     raw = json.loads(run_weightscope("report", analysed.run, "--format", "json").stdout)
     assert {row["name"] for row in raw["rows"]} == {row["name"] for row in analysed.table}

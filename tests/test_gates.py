@@ -20,7 +20,7 @@ from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
 from weightscope.settings import Settings
 
-COLUMNS = tuple(column.name for column in all_columns())
+COLUMNS = {column.name: column.kind != "text" for column in all_columns()}
 
 
 def gate(text: str) -> Gate:
@@ -104,6 +104,7 @@ def test_text_is_compared_whole_bare_or_quoted() -> None:
     assert hit("name == \"a and (b) > 'c'\"", name="a and (b) > 'c'")
     assert hit("name == ''", name="") and not hit("name == ''", name="x")
     assert hit("name == model.layers.0.w[3]", name="model.layers.0.w[3]")
+    assert hit("name == 5", name="5") and not hit("name == 5", name="5.0")
     assert hit("name == 'and' or name == \"or\"", name="or")
 
 

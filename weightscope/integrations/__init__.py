@@ -1,0 +1,5 @@
+"""Training frameworks: a live model is handed to ``analyze`` again and again while it learns.
+
+``transformers.WeightscopeCallback`` for the Trainer, ``torch.Observer`` for a loop of one's own,
+``lightning.LightningCallback`` for Lightning. Each imports its framework; nothing imports them.
+"""
