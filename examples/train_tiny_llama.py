@@ -12,7 +12,9 @@ The checkpoints in ``tiny-llama`` were written by this command, which needs ``to
         --out examples/tiny-llama --seed 0 --batch-size 12 --sequence-length 256 \
         --learning-rate 2e-3 --threads 1
 
-Training runs in float32; each checkpoint is a bfloat16 copy, sharded as large models are.
+Training runs in float32; each checkpoint is a bfloat16 copy, sharded as large models are.  With
+``--observe-every 100``, weightscope (which must be installed) analyses the model every 100 steps,
+which changes nothing in the training, and writes ``alpha_over_steps.csv`` beside the checkpoints.
 """
 
 from __future__ import annotations
@@ -28,12 +30,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
+
+if TYPE_CHECKING:
+    from weightscope.integrations.torch import Observer
 
 STDLIB_FILES = """
     argparse.py base64.py bdb.py bz2.py calendar.py cmd.py collections/__init__.py compileall.py
@@ -66,6 +72,7 @@ class Settings:
     learning_rate: float
     threads: int
     log_every: int
+    observe_every: int
 
 
 def docstrings(source: str) -> Iterator[str]:
@@ -172,6 +179,19 @@ def save_checkpoint(model: LlamaForCausalLM, folder: Path, step: int, log: Log) 
     (folder / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
+def make_observer(model: LlamaForCausalLM, settings: Settings) -> Observer | None:
+    """Return what analyses ``model`` if asked for, with the analysis before the first step."""
+    if not settings.observe_every:
+        return None
+    from weightscope.integrations.torch import Observer
+
+    columns = ("alpha", "alpha_ks", "stable_rank", "spectral_norm")
+    metrics = ("alpha", "rank", "norms")
+    observer = Observer(model, settings.observe_every, metrics=metrics, columns=columns)
+    observer.step(0)
+    return observer
+
+
 def train(settings: Settings) -> float:
     """Train, save the checkpoints asked for, and return the last held-out loss in nats."""
     torch.set_num_threads(settings.threads)
@@ -182,6 +202,7 @@ def train(settings: Settings) -> float:
     print(f"{len(training)} bytes to train on, {len(held_out)} held out", file=sys.stderr)
     model = make_model()
     optimizer = make_optimizer(model)
+    observer = make_observer(model, settings)
     window = torch.arange(settings.sequence_length + 1)
     log: Log = []
     losses: list[float] = []
@@ -205,6 +226,11 @@ def train(settings: Settings) -> float:
             report(log, step, eval_loss=evaluated)
         if step in settings.save_at:
             save_checkpoint(model, settings.out / f"checkpoint-{step}", step, log)
+        if observer:
+            observer.step(step)
+    if observer:
+        observer.close()
+        observer.write_csv(settings.out / "alpha_over_steps.csv", force=True)
     return evaluated
 
 
@@ -220,6 +246,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=20)
+    parser.add_argument("--observe-every", type=int, default=0, help="0: never")
     options = vars(parser.parse_args(arguments))
     try:
         options["save_at"] = frozenset(int(step) for step in options["save_at"].split(","))
@@ -228,6 +255,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     settings = Settings(**options)
     if not all(1 <= step <= settings.steps for step in settings.save_at):
         parser.error(f"--save-at names a step outside 1..{settings.steps}")
+    if settings.observe_every < 0:
+        parser.error("--observe-every takes a number of steps, or 0")
     if not 1 <= settings.sequence_length <= MAX_POSITIONS:
         parser.error("--sequence-length must be between 1 and 256")
     return settings
