@@ -224,6 +224,12 @@ def test_a_renamed_pair_replaces_its_two_halves() -> None:
     assert [change_of(p) for p in pairs] == ["common", "common", "added"]
 
 
+def test_rounding_of_the_solver_hides_no_new_name() -> None:
+    """The same singular values, computed from rows in another order."""
+    a = gaussian(300, 200)
+    assert renamed({"w": a}, {"z": a.flip(0)}) == {"w": "z"}
+
+
 def test_a_matrix_that_also_changed_is_not_called_renamed() -> None:
     a = gaussian(12, 10)
     assert renamed({"w": a}, {"z": a * (1 + 1e-5)}) == {}

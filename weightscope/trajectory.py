@@ -70,7 +70,9 @@ def expand(arguments: Iterable[str]) -> list[str]:
 
 def _without_own_runs(models: list[str]) -> list[str]:
     """Leave out run folders that lie beside their checkpoints: analyze finds those again."""
-    checkpoints = {Path(model).name for model in models if not is_run(Path(model))}
+    checkpoints = {
+        Path(model).name.removesuffix(".safetensors") for model in models if not is_run(Path(model))
+    }
     return [
         model
         for model in models
@@ -93,12 +95,12 @@ def step_of(model: str) -> int:
             step = None
         if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
             return step
-    numbers = re.findall(
-        r"\d+", path.name.removesuffix(".weightscope").removesuffix(".safetensors")
-    )
-    if not numbers:
+    # the folder of a run may carry a number of its own, which keeps runs apart
+    of_model = str(read_record(path).get("model")) if is_run(path) else path.name
+    digits = re.findall(r"\d+", of_model) or re.findall(r"\d+", path.name)
+    if not digits:
         raise CheckpointError(f"{model}: neither a {_STATE} nor its name tells its training step")
-    return int(numbers[-1])
+    return int(digits[-1])
 
 
 def track(models: Sequence[str], how: Comparing, observer: Observer | None = None) -> Trajectory:
