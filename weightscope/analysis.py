@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -199,6 +197,8 @@ def with_resources(settings: Settings) -> tuple[Settings, str]:
 
 def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dict[str, Any]]:
     """Settings with device and threads filled in, and the provenance of the run."""
+    import platform  # here, because reading a saved run does not need it
+
     settings, device_name = with_resources(settings)
     environment = {
         "python": platform.python_version(),
@@ -223,6 +223,8 @@ def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dic
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

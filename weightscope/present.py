@@ -186,7 +186,7 @@ def summary_blocks(run: Run) -> list[Block]:
     if len(medians.headers) > 2:
         blocks.append(medians)
     if summary["worth_a_look"]:
-        blocks.append(_worth(summary["worth_a_look"]))
+        blocks += _worth(summary["worth_a_look"])
     if summary["bands"]:
         blocks.append(_BANDS)
     return blocks
@@ -269,15 +269,12 @@ def _medians(entries: Sequence[Any]) -> Table:
 _LEAST = ("mp softrank", "effective rank", "stable rank", "alpha ks", "erg gap", "alpha farms")
 
 
-def _worth(entries: Sequence[Any]) -> Table:
-    rows = tuple(
-        (
-            Cell(entry["topic"], "strong"),
-            Cell(short(entry["count"])),
-            Cell(entry["why"], "dim"),
-            Cell("\n".join(name.removesuffix(".weight") for name in entry["names"])),
-        )
-        for entry in entries
-    )
-    headers = ("what", "count", "why", "first of them")
-    return Table("Worth a look", headers, rows, (False, True, False, False))
+def _worth(entries: Sequence[Any]) -> list[Block]:
+    """A paragraph per topic: how many, why, and the first of them."""
+    blocks: list[Block] = [Paragraph("Worth a look", "strong")]
+    for entry in entries:
+        count = "" if entry["count"] is None else f" ({entry['count']})"
+        names = ", ".join(name.removesuffix(".weight") for name in entry["names"])
+        more = ", ..." if (entry["count"] or 0) > len(entry["names"]) else ""
+        blocks.append(Paragraph(f"{entry['topic']}{count}: {entry['why']}: {names}{more}"))
+    return blocks

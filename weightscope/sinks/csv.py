@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from weightscope.evaluate import Row
 from weightscope.outcome import Value
@@ -21,8 +22,11 @@ def render(columns: Sequence[str], rows: Iterable[Row]) -> str:
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str):
-        return repr(value)
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+@lru_cache(maxsize=4096)
+def _quoted(value: str) -> str:
     text = "'" + value if value.startswith(_FORMULA_STARTS) else value
     return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 

@@ -39,7 +39,10 @@ def write(report: Report, stream: IO[str] | None = None) -> None:
         console.print(Text(printable(report.title), style="bold"))
         for block in report.blocks:
             console.print()
-            console.print(_table(block, console) if isinstance(block, Table) else _text(block))
+            if isinstance(block, Table):
+                _print_table(block, console)
+            else:
+                console.print(_text(block))
         stream.flush()
 
 
@@ -47,36 +50,73 @@ def _text(block: Paragraph) -> Text:
     return Text(printable(block.text), style=_STYLES[block.style])
 
 
-def _table(table: Table, console: Console) -> RichTable:
+def _print_table(table: Table, console: Console) -> None:
     """The table, without as many of its droppable columns as the page is too narrow for."""
-    widths = {name: _width(table, i) for i, name in enumerate(table.headers)}
-    dropped: set[str] = set()
+    widths = {i: _width(table, i) for i in range(len(table.headers))}
     for name in table.droppable:
-        # a space before and one between the columns
-        if sum(widths.values()) + len(widths) + 1 <= console.width:
+        if _total(widths) <= console.width:
             break
-        if widths.pop(name, None) is not None:
-            dropped.add(name)
-    return _columns(table, dropped)
+        if name in table.headers:
+            widths.pop(table.headers.index(name), None)
+    many_lines = any("\n" in row[i].text for row in table.rows for i in widths)
+    if many_lines or _total(widths) > console.width:
+        console.print(_wrapping(table, list(widths)))
+    else:
+        # by hand: laying out thousands of cells takes rich seconds
+        console.print(_aligned(table, widths), no_wrap=True, soft_wrap=True)
+
+
+def _total(widths: dict[int, int]) -> int:
+    """Cells of a line: one before the first column, two between columns."""
+    return sum(widths.values()) + 2 * len(widths) - 1
+
+
+def _aligned(table: Table, widths: dict[int, int]) -> Text:
+    """Lines of equal columns, which fit the page."""
+    text = Text("\n")
+    if table.title:
+        text = Text.assemble((table.title, "bold"), "\n\n")
+    if any(table.headers):
+        for i, width in widths.items():
+            text.append(
+                _gap(i, widths) + _padded(table.headers[i], width, table.numeric[i]), "bold"
+            )
+        text.append("\n " + "\u2500" * (_total(widths) - 1) + "\n")
+    for row in table.rows:
+        for i, width in widths.items():
+            cell = _padded(printable(row[i].text), width, table.numeric[i])
+            text.append(_gap(i, widths) + cell, _STYLES[row[i].style])
+        text.append("\n")
+    return text
+
+
+def _gap(column: int, widths: dict[int, int]) -> str:
+    return " " if column == next(iter(widths)) else "  "
+
+
+def _padded(text: str, width: int, numeric: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if numeric else text + space
 
 
 def _width(table: Table, column: int) -> int:
     """Cells that the widest line of a column takes."""
-    lines = (line for row in table.rows for line in row[column].text.split("\n"))
+    lines = (printable(line) for row in table.rows for line in row[column].text.split("\n"))
     return max(cell_len(table.headers[column]), max((cell_len(t) for t in lines), default=0))
 
 
-def _columns(table: Table, dropped: set[str]) -> RichTable:
+def _wrapping(table: Table, kept: list[int]) -> RichTable:
+    """A table whose cells take several lines, or do not fit."""
     title = Text(table.title, style="bold") if table.title else None
     grid = RichTable(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     grid.show_header = any(table.headers)
-    kept = [i for i, name in enumerate(table.headers) if name not in dropped]
     for i in kept:
-        numeric = table.numeric[i]
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        grid.add_column(table.headers[i], justify=justify, no_wrap=numeric, overflow="fold")
+        justify: Literal["left", "right"] = "right" if table.numeric[i] else "left"
+        grid.add_column(
+            table.headers[i], justify=justify, no_wrap=table.numeric[i], overflow="fold"
+        )
     for row in table.rows:
         grid.add_row(*(Text(_lines(row[i].text), style=_STYLES[row[i].style]) for i in kept))
     return grid
