@@ -159,15 +159,19 @@ def _letters(count: int) -> list[str]:
 
 
 def wide_columns(count: int) -> list[str]:
-    """Columns of a comparison of so many runs."""
-    metrics = [f"{c.name}_{x}" for c in metric_columns() for x in _letters(count)]
+    """Columns of a comparison of so many runs: values, and changes against the first."""
+    metrics = [name for c in metric_columns() for name in _of_metric(c.name, _letters(count))]
     return ["name", "block", "module", "role", "present", *metrics]
+
+
+def _of_metric(metric: str, letters: Sequence[str]) -> list[str]:
+    return [f"{metric}_{x}" for x in letters] + [f"{metric}_delta_{x}" for x in letters[1:]]
 
 
 def _wide_rows(
     runs: Sequence[Run], letters: list[str], metrics: list[str], maps: tuple[PrefixMap, ...]
 ) -> list[Row]:
-    blank: Row = {f"{metric}_{letter}": None for metric in metrics for letter in letters}
+    blank: Row = dict.fromkeys(name for m in metrics for name in _of_metric(m, letters))
     rows: dict[str, Row] = {}
     reference: list[Row] = list(runs[0].rows)
     for letter, run in zip(letters, runs, strict=True):
@@ -180,5 +184,13 @@ def _wide_rows(
             start: Row = {key: pair.either[key] for key in ("name", "block", "module", "role")}
             row = rows.setdefault(name, {**start, "present": "", **blank})
             row["present"] = f"{row['present']}{letter}"
-            row.update({f"{metric}_{letter}": pair.b[metric] for metric in metrics})
+            for metric in metrics:
+                first, value = row[f"{metric}_{letters[0]}"], pair.b[metric]
+                row[f"{metric}_{letter}"] = value
+                if letter != letters[0] and _numbers(first, value):
+                    row[f"{metric}_delta_{letter}"] = value - first  # type: ignore[operator]
     return list(rows.values())
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)

@@ -86,6 +86,7 @@ def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "a
     """One metric of several runs side by side."""
     rows = sorted_rows(found.rows, sort)
     keys = [f"{metric}_{letter}" for letter in found.letters]
+    keys += [f"{metric}_delta_{letter}" for letter in found.letters[1:]]
     lines = tuple(
         (Cell(str(row["name"]).removesuffix(".weight")), *(Cell(short(row[key])) for key in keys))
         for row in (rows if top is None else rows[:top])
