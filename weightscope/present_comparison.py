@@ -25,7 +25,7 @@ _SHOWN = (
     ("band", "band_change"),
     ("class", "class_change"),
 )
-_DROPPABLE = ("class", "intruders", "left", "band", "rank 99", "cosine", "w1")
+_DROPPABLE = ("class", "intruders", "left", "band", "rank 99", "cosine", "w1", "moved")
 
 
 def comparison_report(found: Comparison, sort: str | None, top: int | None) -> Report:
@@ -77,9 +77,28 @@ def groups_table(title: str, by: str, groups: Sequence[Mapping[str, Any]]) -> Ta
     """Medians per module or block."""
     used = [n for n in AGGREGATED if any(group[n] is not None for group in groups)]
     headers = (by, "matrices", "moved", *used)
-    rows = tuple(tuple(Cell(short(group[name])) for name in headers) for group in groups)
+    rows = tuple(
+        (Cell(_inside(group[by])), *(Cell(short(group[name])) for name in headers[1:]))
+        for group in groups
+    )
     titles = tuple(name.replace("_", " ") for name in headers)
-    return Table(title, titles, rows, (False, *(True,) * (len(headers) - 1)))
+    return Table(title, titles, rows, (False, *(True,) * (len(headers) - 1)), _LEAST)
+
+
+_LEAST = (
+    "spectral norm delta",
+    "stable rank delta",
+    "subspace left",
+    "delta rank 99",
+    "cosine",
+    "spectrum w1",
+    "alpha delta",
+)
+
+
+def _inside(group: Any) -> str:
+    """A block index, or a module without what leads to its block."""
+    return str(group).partition("#.")[2] or str(group) if group is not None else "(none)"
 
 
 def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "alpha") -> Report:
