@@ -52,7 +52,9 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
 
 def count_nonfinite(matrix: torch.Tensor) -> int:
     """Number of NaN and infinite entries."""
-    return int((~torch.isfinite(matrix)).sum())
+    if not matrix.numel():
+        return 0
+    return sum(int((~torch.isfinite(block)).sum()) for block in long_side_blocks(matrix))
 
 
 def abs_max(matrix: torch.Tensor) -> float:

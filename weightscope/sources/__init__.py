@@ -35,4 +35,5 @@ def open_model(model: Any) -> Checkpoint:
         return memory.open_state_dict(model, "state_dict", frozenset())
     if hasattr(model, "named_modules") and hasattr(model, "state_dict"):
         return memory.open_module(model)
-    raise CheckpointError(f"a {type(model).__name__} is not a path, a module or a state dict")
+    kind = type(model).__name__
+    raise CheckpointError(f"an object of type {kind} is no path, no module and no state dict")
