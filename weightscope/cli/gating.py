@@ -39,6 +39,10 @@ def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
     Raises:
         GateError: There is one.
     """
+    for gate in gates:
+        for name in gate.columns:
+            if rows and "empty" not in gate.text and all(row[name] is None for row in rows):
+                say(f"Warning: {name} is empty in every row, so the rule cannot fit: {gate.text}")
     broken = hits(gates, rows)
     for gate, found in broken:
         say(f"Rule hit by {len(found)} of {len(rows)} rows: {gate.text}")

@@ -111,6 +111,7 @@ def figures_of(run: Run, columns: Iterable[str]) -> dict[str, float]:
     modules: dict[str, list[Any]] = {}
     for row in run.rows:
         module = ".".join(part for part in str(row["module"]).split(".") if part != "#")
+        module = module or str(row["name"]).removesuffix(".weight")
         modules.setdefault(module, []).append(row)
     figures: dict[str, float] = {}
     for column in columns:

@@ -75,7 +75,10 @@ def _downloaded(repository: str, revision: str | None) -> Path:
     except hub.RevisionNotFoundError:
         why = f"has no revision {revision!r} on the hub"
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        why = "is not in the local cache, and the hub cannot be reached or offline mode is on"
+        why = (
+            "is no local path and not in the local cache, and the hub cannot be reached or "
+            "offline mode is on"
+        )
     except hub.HFValidationError as error:
         why = f"is neither a local path nor a hub id ({error})"
     except (hub.HfHubHTTPError, hub.HTTPError, OSError) as error:  # type: ignore[attr-defined]

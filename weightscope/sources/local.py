@@ -25,6 +25,10 @@ def open_local(path: Path) -> Checkpoint:
     """
     try:
         if path.is_dir():
+            if (path / "run.json").is_file() and (path / "rows.jsonl").is_file():
+                raise CheckpointError(
+                    f"{path}: is a run folder, not a model; show it with: weightscope report {path}"
+                )
             files, notes = _folder_files(path)
             return _index(path.resolve().name, path, files, notes)
         if path.name.endswith(INDEX_SUFFIX) and path.is_file():
