@@ -71,14 +71,6 @@ class Settings:
         record["metrics"] = [name for name in FAMILIES if name in self.metrics]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in record.items()}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Settings:
-        """The inverse of ``as_record``."""
-        values: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in record.items()
-        }
-        return cls(**{**values, "eval_floor": parse_floor(record["eval_floor"])})
-
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
