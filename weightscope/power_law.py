@@ -16,19 +16,22 @@ search, near ties included.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from weightscope.outcome import Failure
-from weightscope.recipe import FitMethod
-from weightscope.spectrum import FloatArray
+from weightscope.recipe import EvalFloor, FitMethod
+from weightscope.spectrum import FloatArray, Spectrum
 
 SMALLEST_SAMPLE = 8
 SMALL_SAMPLE = 20
 SMALL_SAMPLE_TAIL = 8
 NEAR_TIE = 1e-7
 """Two candidates whose distances differ by less may swap under the solver's rounding."""
+SECOND_WITHIN = 0.005
+"""Another minimum of the distance is worth reporting up to this excess over the smallest."""
 _PROBES = 24
 _AT_ONCE = 6
 
@@ -86,10 +89,7 @@ def fit_power_law(
         return _fit_at(values, len(values) // 2, "mid")
     if method == "ks" and len(values) < SMALL_SAMPLE:
         return _search_small(values)
-    candidates = _first_of_ties(values)
-    if method != "ks":
-        candidates = candidates[_in_peak(values, values[candidates], method)]
-    return search(values, candidates, method)
+    return search(values, _candidates(values, method), method)
 
 
 def search(values: FloatArray, candidates: IntArray, method: str) -> PowerLaw | Failure:
@@ -100,20 +100,49 @@ def search(values: FloatArray, candidates: IntArray, method: str) -> PowerLaw | 
         candidates: Indices into ``values``, ascending, the last value excluded.
         method: Name to record.
     """
-    logs = np.log(values)
-    n_tail = len(values) - candidates
-    suffix = np.cumsum(logs[::-1])[::-1]
-    excess = suffix[candidates] - n_tail * logs[candidates]
-    usable = excess > 1e-12 * n_tail
-    candidates, n_tail, excess = candidates[usable], n_tail[usable], excess[usable]
-    if not len(candidates):
+    tails = _tails(values, candidates)
+    if not len(tails.starts):
         return Failure("no eigenvalue can start a power-law tail")
-    slopes = n_tail / excess
-    best, ks, gap = _smallest_distance(logs, candidates, slopes)
-    alpha = 1.0 + float(slopes[best])
-    n = int(n_tail[best])
-    xmin = float(values[candidates[best]])
-    return PowerLaw(alpha, xmin, ks, n, (alpha - 1) / n**0.5, method, gap)
+    exact, _ = _evaluate_promising(tails)
+    best = int(exact.argmin())
+    evaluated = np.sort(exact[np.isfinite(exact)])
+    gap = float(evaluated[1] - evaluated[0]) if len(evaluated) > 1 else None
+    alpha = 1.0 + float(tails.slopes[best])
+    n = int(tails.sizes[best])
+    xmin = float(values[tails.starts[best]])
+    return PowerLaw(alpha, xmin, float(exact[best]), n, (alpha - 1) / n**0.5, method, gap)
+
+
+def second_minimum(
+    evals: FloatArray, method: FitMethod = "ks", floor: float = 0.0
+) -> PowerLaw | None:
+    """The best fit beyond a ridge of the distance over xmin, if it is nearly as good.
+
+    Along the candidates the distance jitters, so a minimum counts as another one only where every
+    way to the best candidate climbs by at least ``SECOND_WITHIN`` above it (its prominence), and
+    it is reported only where its distance exceeds the smallest by at most ``SECOND_WITHIN``.
+
+    Args:
+        evals: Eigenvalues in any order, finite, at least zero.
+        method: As for ``fit_power_law``.
+        floor: Eigenvalues at or below it are left out.
+
+    Returns:
+        That fit; None where there is none, or where the method does not search (``mid``, and
+        ``ks`` below 20 eigenvalues).
+    """
+    values = np.sort(evals[evals > floor])
+    if method == "mid" or len(values) < SMALL_SAMPLE:
+        return None
+    tails = _tails(values, _candidates(values, method))
+    if not len(tails.starts):
+        return None
+    second = _beyond_a_ridge(tails)
+    if second is None:
+        return None
+    k, ks = second
+    slope, n = float(tails.slopes[k]), int(tails.sizes[k])
+    return PowerLaw(1 + slope, float(values[tails.starts[k]]), ks, n, slope / n**0.5, method)
 
 
 def distances(logs: FloatArray, start: int, slope: float) -> FloatArray:
@@ -124,47 +153,108 @@ def distances(logs: FloatArray, start: int, slope: float) -> FloatArray:
         start: Index of xmin.
         slope: alpha - 1 at that xmin.
     """
-    tail = logs[start:] - logs[start]
-    n = len(tail)
-    gaps: FloatArray = np.abs(-np.expm1(-slope * tail) - np.arange(n) / n)
-    return gaps
+    gaps: FloatArray = logs[start:] - logs[start]
+    gaps *= -slope
+    np.expm1(gaps, out=gaps)
+    gaps += np.arange(0.0, len(gaps)) / len(gaps)
+    return np.abs(gaps, out=gaps)
 
 
-def _smallest_distance(
-    logs: FloatArray, candidates: IntArray, slopes: FloatArray
-) -> tuple[int, float, float | None]:
-    """Index of the winner among the candidates, its distance, and the runner-up's excess."""
-    n_tail = len(logs) - candidates
-    starts = logs[candidates]
+@dataclass(frozen=True)
+class _Tails:
+    """The tails that candidates start, with their maximum-likelihood slopes.
 
-    def at(points: IntArray) -> FloatArray:
-        offsets = points - candidates
-        model = -np.expm1(-slopes * (logs[points] - starts))
-        bound: FloatArray = np.where(offsets > 0, np.abs(model - offsets / n_tail), 0.0)
+    Attributes:
+        logs: Logarithms of the sample, ascending.
+        starts: Indices of the candidates.
+        slopes: alpha - 1 of each.
+    """
+
+    logs: FloatArray
+    starts: IntArray
+    slopes: FloatArray
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Points in each tail."""
+        return len(self.logs) - self.starts
+
+    @cached_property
+    def origins(self) -> FloatArray:
+        """Logarithm of each xmin."""
+        return self.logs[self.starts]
+
+    def gaps_of(self, k: int) -> FloatArray:
+        """|model - empirical| at every point of one tail."""
+        return distances(self.logs, int(self.starts[k]), float(self.slopes[k]))
+
+    def gaps_at(self, points: IntArray) -> FloatArray:
+        """|model - empirical| of every tail at one point of each: a lower bound of its distance."""
+        offsets = points - self.starts
+        model = -np.expm1(-self.slopes * (self.logs[points] - self.origins))
+        bound: FloatArray = np.where(offsets > 0, np.abs(model - offsets / self.sizes), 0.0)
         return bound
 
-    lower = np.zeros(len(candidates))
+
+def _tails(values: FloatArray, candidates: IntArray) -> _Tails:
+    logs = np.log(values)
+    n_tail = len(values) - candidates
+    suffix = np.cumsum(logs[::-1])[::-1]
+    excess = suffix[candidates] - n_tail * logs[candidates]
+    usable = excess > 1e-12 * n_tail
+    return _Tails(logs, candidates[usable], n_tail[usable] / excess[usable])
+
+
+def _evaluate_promising(tails: _Tails) -> tuple[FloatArray, FloatArray]:
+    """Distances of all candidates that may win or nearly tie, else inf; lower bounds of all."""
+    starts, sizes = tails.starts, tails.sizes
+    lower = np.zeros(len(starts))
     for share in (np.arange(_PROBES) + 0.5) / _PROBES:
-        np.maximum(lower, at(candidates + (share * n_tail).astype(np.int64)), out=lower)
-    exact = np.full(len(candidates), np.inf)
+        np.maximum(lower, tails.gaps_at(starts + (share * sizes).astype(np.int64)), out=lower)
+    exact = np.full(len(starts), np.inf)
     while True:
         limit = float(np.partition(exact, 1)[1]) if len(exact) > 1 else float(exact[0])
         # the runner-up matters only as far as a near tie goes
         limit = min(limit, float(exact.min()) + NEAR_TIE)
         open_ones = np.flatnonzero((lower <= limit) & np.isinf(exact))
         if not len(open_ones):
-            break
+            return exact, lower
         order = np.argpartition(lower[open_ones], min(_AT_ONCE, len(open_ones)) - 1)
         for k in open_ones[order[:_AT_ONCE]]:
-            gaps = distances(logs, int(candidates[k]), float(slopes[k]))
+            gaps = tails.gaps_of(int(k))
             worst = int(gaps.argmax())
             exact[k] = gaps[worst]
-            cut = np.maximum(candidates, candidates[k] + worst)
-            np.maximum(lower, at(cut), out=lower)
+            np.maximum(lower, tails.gaps_at(np.maximum(starts, starts[k] + worst)), out=lower)
+
+
+def _beyond_a_ridge(tails: _Tails) -> tuple[int, float] | None:
+    """The other minimum of ``second_minimum``: its index among the candidates, and distance."""
+    exact, lower = _evaluate_promising(tails)
     best = int(exact.argmin())
-    evaluated = np.sort(exact[np.isfinite(exact)])
-    gap = float(evaluated[1] - evaluated[0]) if len(evaluated) > 1 else None
-    return best, float(exact[best]), gap
+    limit = float(exact[best]) + SECOND_WITHIN
+
+    def evaluate(wanted: npt.NDArray[np.bool_]) -> None:
+        for k in np.flatnonzero(wanted & np.isinf(exact)):
+            exact[k] = tails.gaps_of(int(k)).max()
+
+    def beyond() -> npt.NDArray[np.bool_]:
+        """Good candidates with a ridge between them and the best, as far as is known."""
+        known = np.where(np.isinf(exact), lower, exact)
+        left = np.maximum.accumulate(known[best::-1])[::-1]
+        climbed = np.r_[left, np.maximum.accumulate(known[best:])[1:]]
+        apart: npt.NDArray[np.bool_] = climbed >= exact + SECOND_WITHIN
+        return (exact <= limit) & apart
+
+    evaluate(lower <= limit)
+    doubtful = np.flatnonzero((exact <= limit) & ~beyond())
+    between = np.zeros(len(exact), dtype=bool)
+    between[doubtful[0] : doubtful[-1]] = True
+    evaluate(between & (lower <= limit + SECOND_WITHIN))
+    found = np.flatnonzero(beyond())
+    if not len(found):
+        return None
+    second = int(found[exact[found].argmin()])
+    return second, float(exact[second])
 
 
 def _fit_at(values: FloatArray, start: int, method: str) -> PowerLaw | Failure:
@@ -198,6 +288,12 @@ def _search_small(values: FloatArray) -> PowerLaw | Failure:
     return PowerLaw(1 + slope, xmin, ks, n, slope / n**0.5, "ks-small-sample", gap)
 
 
+def _candidates(values: FloatArray, method: FitMethod) -> IntArray:
+    """Indices of the eigenvalues that a search tries as xmin."""
+    distinct = _first_of_ties(values)
+    return distinct if method == "ks" else distinct[_in_peak(values, values[distinct], method)]
+
+
 def _first_of_ties(values: FloatArray) -> IntArray:
     """Indices of distinct values, each the first of its run, without the largest value."""
     new = np.r_[True, values[1:] > values[:-1]]
@@ -215,3 +311,19 @@ def _in_peak(
     lower = np.log10(0.95 * peak) if method == "peak" else 0.95 * peak
     inside: npt.NDArray[np.bool_] = (candidates >= lower) & (candidates <= 1.5 * peak)
     return inside
+
+
+def fitted_evals(spectrum: Spectrum, floor: EvalFloor, kept: int) -> FloatArray:
+    """Eigenvalues over the largest that the tail of a spectrum is sought among, ascending.
+
+    Args:
+        spectrum: Not zero.
+        floor: Eigenvalues at or below it are left out.
+        kept: How many of the largest are more than the rounding of the stored dtype: all of them,
+            unless the matrix is rank-deficient.
+    """
+    evals = spectrum.relative_evals
+    lowest = floor.relative(spectrum.largest, spectrum.N)
+    if floor.kind == "rank" and kept < len(evals):
+        lowest = max(lowest, float(evals[kept]))
+    return np.sort(evals[evals > lowest])
