@@ -57,6 +57,41 @@ class FarmsFit:
 
 
 @dataclass(frozen=True)
+class Shuffled:
+    """A spectrum beside those of the same entries in random orders.
+
+    Attributes:
+        replicas: Random orders.
+        largest: Root mean square of their largest singular values (units of W).
+        w1: Wasserstein-1 distance of the log eigenvalues, mean over the replicas; None where
+            nothing is above the floor.
+        jsd: Jensen-Shannon divergence of the densities of the log eigenvalues, in bits, likewise.
+        traps: Eigenvalues beyond what noise of that variance has, mean over the replicas.
+    """
+
+    replicas: int
+    largest: float
+    w1: float | None
+    jsd: float | None
+    traps: float
+
+
+@dataclass(frozen=True)
+class QuantError:
+    """What rounding a matrix to a few bits changes.
+
+    Attributes:
+        bits: Width of the integers.
+        error: Frobenius norm of the difference over that of the matrix.
+        shift: Mean change of the log singular values; None where none is above the floor.
+    """
+
+    bits: int
+    error: float
+    shift: float | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One matrix, measured.
 
@@ -66,6 +101,8 @@ class Measurement:
         spectrum: Its singular values; None where it has none.
         farms: FARMS fit, why it failed, or None where it was not asked for.
         failure: Why there is no spectrum although the entries were read.
+        shuffled: The empirical null, why it failed, or None where it was not asked for.
+        quant: Rounding errors, why they failed, or None where they were not asked for.
     """
 
     matrix: Matrix
@@ -73,3 +110,5 @@ class Measurement:
     spectrum: Spectrum | None = None
     farms: FarmsFit | Failure | None = None
     failure: Failure | None = None
+    shuffled: Shuffled | Failure | None = None
+    quant: tuple[QuantError, ...] | Failure | None = None

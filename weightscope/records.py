@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from weightscope.matrix import Matrix
-from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
+from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw
 from weightscope.spectrum import FloatArray, Spectrum
 
-RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure"})
+RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure", "shuffled", "quant"})
 """Keys of every record."""
 
 
@@ -29,6 +29,8 @@ def measurement_record(measured: Measurement) -> dict[str, Any]:
         "spectrum": spectrum,
         "farms": _farms_record(measured.farms),
         "failure": asdict(measured.failure) if measured.failure else None,
+        "shuffled": _shuffled_record(measured.shuffled),
+        "quant": _quant_record(measured.quant),
     }
 
 
@@ -41,6 +43,20 @@ def _farms_record(farms: FarmsFit | Failure | None) -> dict[str, Any] | None:
     if isinstance(farms.fit, Failure):
         record["fit"] = {"failure": record["fit"]}
     return record
+
+
+def _shuffled_record(shuffled: Shuffled | Failure | None) -> dict[str, Any] | None:
+    if shuffled is None:
+        return None
+    return {"failure": asdict(shuffled)} if isinstance(shuffled, Failure) else asdict(shuffled)
+
+
+def _quant_record(
+    quant: tuple[QuantError, ...] | Failure | None,
+) -> dict[str, Any] | list[dict[str, Any]] | None:
+    if quant is None:
+        return None
+    return {"failure": asdict(quant)} if isinstance(quant, Failure) else list(map(asdict, quant))
 
 
 def measurement_from(
@@ -56,6 +72,8 @@ def measurement_from(
         spectrum,
         _farms_from(record["farms"]),
         Failure(**record["failure"]) if record["failure"] else None,
+        _shuffled_from(record["shuffled"]),
+        _quant_from(record["quant"]),
     )
 
 
@@ -67,3 +85,19 @@ def _farms_from(record: dict[str, Any] | None) -> FarmsFit | Failure | None:
     fit = record["fit"]
     found = Failure(**fit["failure"]) if "failure" in fit else PowerLaw(**fit)
     return FarmsFit(**{**record, "fit": found})
+
+
+def _shuffled_from(record: dict[str, Any] | None) -> Shuffled | Failure | None:
+    if record is None:
+        return None
+    return Failure(**record["failure"]) if "failure" in record else Shuffled(**record)
+
+
+def _quant_from(
+    record: dict[str, Any] | list[dict[str, Any]] | None,
+) -> tuple[QuantError, ...] | Failure | None:
+    if record is None:
+        return None
+    if isinstance(record, dict):
+        return Failure(**record["failure"])
+    return tuple(QuantError(**one) for one in record)

@@ -1,0 +1,32 @@
+"""Which routine produced the spectrum."""
+
+from __future__ import annotations
+
+from weightscope.columns import Column
+from weightscope.measurement import Measurement
+from weightscope.outcome import Values
+from weightscope.settings import Settings
+
+NEEDS: tuple[str, ...] = ()
+COLUMNS = (
+    Column(
+        "solver",
+        "text",
+        "routine, precision and device that produced the singular values",
+        formula="the first of gram-eigvalsh, svdvals (direct for M <= 16: small-svdvals) and, on "
+        "the CPU, numpy-svd that converges to finite values whose squares add up to ||W||_F^2; a "
+        "device that fails altogether is followed by the CPU",
+        range="method-precision-device",
+        reading="gram-eigvalsh: eigenvalues of W^T W in float64, good to 4e-8 of the largest "
+        "singular value; svdvals: a direct SVD, where that was not enough or failed; numpy-svd: "
+        "where both failed.",
+        caution="On another device the last digits differ.",
+        noise="as for any other matrix",
+        source="LAPACK syevd, gesdd; cuSOLVER on a GPU",
+    ),
+)
+
+
+def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
+    """As recorded with the spectrum."""
+    return {"solver": measured.spectrum.solver} if measured.spectrum else {}
