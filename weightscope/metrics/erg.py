@@ -8,6 +8,7 @@ from math import log
 import numpy as np
 
 from weightscope.columns import Column
+from weightscope.compat import conventions
 from weightscope.measurement import Measurement
 from weightscope.metrics.rank import is_deficient
 from weightscope.outcome import Failure, Value, Values
@@ -60,6 +61,9 @@ COLUMNS = (
         range='(-inf, inf)',
         caution="A few huge eigenvalues set its scale; see erg_log_ratio. The paper's table prints "
         "the other sign.",
+        published="SETOL authors' tables: LLaMA-13B mean 3.56, Falcon-7B mean 2.42, above 0 for "
+        "all 408 layers; "
+        "rank correlation with alpha +0.12 and -0.28. VGG19 classifier 0.027, 0.431, 0.166.",
     ),
     Column(
         "erg_log_ratio",
@@ -120,15 +124,16 @@ def crossing(evals: FloatArray) -> Crossing:
     return Crossing(n_tail, float(evals[n_tail - 1]), sums, scale)
 
 
-def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
+def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:
     """The ERG cut, and its distance from the power-law tail where there is one."""
     spectrum = measured.spectrum
     if spectrum is None or spectrum.largest == 0:
         return {}
     rank = known["rank"]
     assert isinstance(rank, int)
-    # elsewhere the crossing could land in rounding noise
-    kept = rank if is_deficient(rank, spectrum) else len(spectrum.singular_values)
+    # among all of them the crossing could land in rounding noise
+    limited = conventions(settings.compat).erg_within_rank and is_deficient(rank, spectrum)
+    kept = rank if limited else len(spectrum.singular_values)
     cut = crossing(spectrum.relative_evals[: max(kept, 1)])
     values: dict[str, Value | Failure] = {
         "erg_n_tail": cut.n_tail,

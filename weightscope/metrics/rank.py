@@ -7,12 +7,14 @@ from math import exp, log
 import numpy as np
 
 from weightscope.columns import Column
+from weightscope.compat import Conventions, conventions
 from weightscope.measurement import EntryStatistics, Measurement
-from weightscope.outcome import Failure, Values
+from weightscope.outcome import Values
 from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray, Spectrum
 
 EPS32 = 2.0**-23
+_OURS = conventions(None)
 DEFICIENT = 0.9
 """Below this share of full rank, the tail and the ERG cut are sought among the rank largest."""
 NEEDS: tuple[str, ...] = ()
@@ -88,9 +90,16 @@ COLUMNS = (
 )
 
 
-def numerical_rank(spectrum: Spectrum, sv_floor: float) -> int:
-    """Singular values above what float32 rounding and the stored precision leave."""
-    cut = max(spectrum.N * EPS32 * spectrum.largest, sv_floor)
+def numerical_rank(spectrum: Spectrum, sv_floor: float, rules: Conventions = _OURS) -> int:
+    """Singular values above what float32 rounding and the stored precision leave.
+
+    Args:
+        spectrum: Of the matrix.
+        sv_floor: What rounding to the stored dtype can add to any singular value (units of W).
+        rules: Which precision counts, and whether that of storage does.
+    """
+    cut = max(spectrum.N * rules.rank_eps * spectrum.largest, spectrum.resolution)
+    cut = max(cut, sv_floor) if rules.storage_floor else cut
     return int(np.count_nonzero(spectrum.singular_values > cut))
 
 
@@ -121,20 +130,23 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
         return {}
     if spectrum.largest == 0:
         return {"rank": 0}
-    rank = numerical_rank(spectrum, stats.sv_floor or 0.0)
+    rules = conventions(settings.compat)
+    rank = numerical_rank(spectrum, stats.sv_floor or 0.0, rules)
     s, evals = spectrum.singular_values / spectrum.largest, spectrum.relative_evals
     energy = float(evals.sum())
-    entropy = entropy_of(evals / energy)
+    shares = evals / energy
     resolved = int(np.count_nonzero(spectrum.singular_values > spectrum.resolution))
     return {
         "rank": rank,
         "stable_rank": energy,
         "effective_rank": exp(entropy_of(s / s.sum())),
-        "effective_rank_vn": exp(entropy),
-        "entropy": _normalised(entropy, resolved),
+        "effective_rank_vn": exp(entropy_of(shares)),
+        "entropy": _normalised(shares, resolved, rules.entropy_offset),
         "participation_ratio": energy**2 / float(np.square(evals).sum()),
     }
 
 
-def _normalised(entropy: float, rank: int) -> float | Failure:
-    return min(1.0, entropy / log(rank)) if rank > 1 else 0.0
+def _normalised(shares: FloatArray, rank: int, offset: float) -> float:
+    if rank < 2:
+        return 0.0
+    return min(1.0, entropy_of(shares + offset) / log(rank + offset))

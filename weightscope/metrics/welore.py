@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightscope.columns import Column
+from weightscope.compat import conventions
 from weightscope.outcome import Value
+from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray, Spectrum
 
 LOW_RANK = 0.5
@@ -71,11 +73,26 @@ class WeloreFit:
         k: Threshold on the normalised singular values.
         target: Share of ranks that was to be removed.
         attempted: Share that the threshold removes, before the class rule.
+        pruned: A matrix is LRC where more than this share of its singular values is removed; None
+            where it keeps fewer than half of its numerical rank.
     """
 
     k: float
     target: float
     attempted: float
+    pruned: float | None = None
+
+    def is_low_rank(self, kept: int, n: int, rank: int) -> bool:
+        """Whether a matrix is LRC that keeps so many of n singular values.
+
+        Args:
+            kept: Singular values that the threshold keeps.
+            n: All of them.
+            rank: Numerical rank.
+        """
+        if self.pruned is None:
+            return kept < LOW_RANK * rank
+        return (n - kept) / n > self.pruned
 
 
 def normalised(spectrum: Spectrum) -> FloatArray | None:
@@ -93,6 +110,23 @@ def pruned_rank(spectrum: Spectrum, k: float) -> int:
     """Singular values that threshold k removes."""
     d = normalised(spectrum)
     return 0 if d is None else int(np.count_nonzero(d < k))
+
+
+def fit_under(spectra: Sequence[Spectrum], settings: Settings) -> WeloreFit | None:
+    """The threshold of the settings' target: found from the model, or a peer's own.
+
+    Raises:
+        OptionError: The peer has none for this target.
+    """
+    rules = conventions(settings.compat)
+    threshold = rules.welore_threshold(settings.welore_target)
+    if threshold is None:
+        return fit(spectra, settings.welore_target)
+    sizes = sum(len(spectrum.singular_values) for spectrum in spectra if spectrum.largest)
+    if not sizes:
+        return None
+    removed = sum(pruned_rank(spectrum, threshold) for spectrum in spectra if spectrum.largest)
+    return WeloreFit(threshold, settings.welore_target, removed / sizes, rules.welore_pruned)
 
 
 def fit(spectra: Sequence[Spectrum], target: float) -> WeloreFit | None:
@@ -129,6 +163,6 @@ def evaluate(spectrum: Spectrum, rank: int, fitted: WeloreFit) -> dict[str, Valu
     return {
         "welore_rank": n - pruned,
         "welore_rank_ratio": (n - pruned) / n,
-        "welore_class": "LRC" if n - pruned < LOW_RANK * rank else "N-LRC",
+        "welore_class": "LRC" if fitted.is_low_rank(n - pruned, n, rank) else "N-LRC",
         "welore_relative_error": dropped**0.5,
     }

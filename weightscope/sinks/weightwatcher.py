@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import log10, sqrt
+from collections.abc import Callable, Iterable
+from math import log10
 
+from weightscope.compat import conventions
 from weightscope.evaluate import Row
 from weightscope.outcome import Value
 
+Converter = Callable[[Row, float], Value]
+"""From a row, and the factor that its weights still lack, to a cell."""
 
-def _power(column: str, power: int, of_weights: int = 1) -> Callable[[Row], Value]:
-    """A column to a power, and the factor by which WeightWatcher scales convolutions."""
 
-    def convert(row: Row) -> Value:
+def _power(column: str, power: int, of_weights: int = 1) -> Converter:
+    """A column to a power; ``of_weights`` is the power of the weights that the column holds."""
+
+    def convert(row: Row, factor: float) -> Value:
         value = row[column]
         if not isinstance(value, int | float):
             return None
-        return float(value) ** power * _conv_scale(row) ** of_weights
+        return float(value) ** power * factor**of_weights
 
     return convert
 
 
-def _logarithm(column: str, times: str | None = None) -> Callable[[Row], Value]:
-    """A log10 of squared weights, times another column where given, for scaled convolutions."""
+def _logarithm(column: str, times: str | None = None) -> Converter:
+    """A log10 of squared weights, times another column where given."""
 
-    def convert(row: Row) -> Value:
-        value, factor = row[column], 1 if times is None else row[times]
-        if not isinstance(value, int | float) or not isinstance(factor, int | float):
+    def convert(row: Row, factor: float) -> Value:
+        value, multiple = row[column], 1 if times is None else row[times]
+        if not isinstance(value, int | float) or not isinstance(multiple, int | float):
             return None
-        return value + 2 * factor * log10(_conv_scale(row))
+        return value + 2 * multiple * log10(factor)
 
     return convert
 
 
-def _conv_scale(row: Row) -> float:
-    """WeightWatcher multiplies the slices of a convolution by sqrt(1/2)."""
-    return sqrt(0.5) if int(row["slices"] or 1) > 1 else 1.0
+def _same(column: str) -> Converter:
+    return lambda row, _: row[column]
 
 
-def _same(column: str) -> Callable[[Row], Value]:
-    return lambda row: row[column]
+def _of_row(convert: Callable[[Row], Value]) -> Converter:
+    """A cell that does not hang on the scale of the weights."""
+    return lambda row, _: convert(row)
 
 
 def _n_evals(row: Row) -> int:
     return int(row["M"] or 0) * int(row["slices"] or 1)
 
 
-def _smallest(row: Row) -> Value:
+def _smallest(row: Row, factor: float) -> Value:
     norm, condition = row["spectral_norm"], row["condition_number"]
     defined = isinstance(norm, float) and isinstance(condition, float)
-    return norm / condition * _conv_scale(row) if defined else None  # type: ignore[operator]
+    return norm / condition * factor if defined else None  # type: ignore[operator]
 
 
 def _rescaled_cut(row: Row) -> Value:
@@ -70,7 +74,7 @@ def _layer_type(row: Row) -> str:
 
 _WARNINGS = {"very-heavy": "over-trained", "weak": "under-trained"}
 
-COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
+COLUMNS: dict[str, tuple[str, Converter]] = {
     "D": ("alpha_ks", _same("alpha_ks")),
     "ERG_gap": ("erg_gap", _same("erg_gap")),
     "M": ("M", _same("M")),
@@ -80,32 +84,38 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
     "alpha_weighted": ("alpha_hat", _logarithm("alpha_hat", "alpha")),
     "detX_num": ("erg_n_tail", _same("erg_n_tail")),
     "detX_val": ("erg_xmin", _power("erg_xmin", 1, 2)),
-    "detX_val_unrescaled": ("erg_xmin, over the mean eigenvalue", _rescaled_cut),
+    "detX_val_unrescaled": ("erg_xmin, over the mean eigenvalue", _of_row(_rescaled_cut)),
     "entropy": ("entropy", _same("entropy")),
-    "has_esd": ("whether there is a spectrum", lambda row: str(row["spectral_norm"] is not None)),
+    "has_esd": (
+        "whether there is a spectrum",
+        _of_row(lambda row: str(row["spectral_norm"] is not None)),
+    ),
     "lambda_max": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
-    "layer_type": ("role", _layer_type),
+    "layer_type": ("role", _of_row(_layer_type)),
     "log_alpha_norm": ("log_alpha_norm", _logarithm("log_alpha_norm", "alpha")),
     "log_norm": ("log_norm", _logarithm("log_norm")),
     "log_spectral_norm": ("log_spectral_norm", _logarithm("log_spectral_norm")),
-    "longname": ("name without .weight", lambda row: str(row["name"]).removesuffix(".weight")),
+    "longname": (
+        "name without .weight",
+        _of_row(lambda row: str(row["name"]).removesuffix(".weight")),
+    ),
     "matrix_rank": ("rank", _same("rank")),
     "norm": ("frobenius_norm squared", _power("frobenius_norm", 2, 2)),
     "num_ERG_spikes": ("erg_n_tail", _same("erg_n_tail")),
-    "num_evals": ("M times slices", _n_evals),
+    "num_evals": ("M times slices", _of_row(_n_evals)),
     "num_pl_spikes": ("alpha_n_tail", _same("alpha_n_tail")),
-    "rank_loss": ("num_evals minus rank", _rank_loss),
+    "rank_loss": ("num_evals minus rank", _of_row(_rank_loss)),
     "rf": ("slices", _same("slices")),
     "sigma": ("alpha_stderr", _same("alpha_stderr")),
     "spectral_norm": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
     "stable_rank": ("stable_rank", _same("stable_rank")),
     "status": (
         "success where alpha is defined",
-        lambda row: "success" if row["alpha"] is not None else "failed",
+        _of_row(lambda row: "success" if row["alpha"] is not None else "failed"),
     ),
     "sv_max": ("spectral_norm", _power("spectral_norm", 1)),
     "sv_min": ("spectral_norm over condition_number", _smallest),
-    "warning": ("alpha_band", lambda row: _WARNINGS.get(str(row["alpha_band"]))),
+    "warning": ("alpha_band", _of_row(lambda row: _WARNINGS.get(str(row["alpha_band"])))),
     "xmax": ("spectral_norm squared", _power("spectral_norm", 2, 2)),
     "xmin": ("alpha_xmin", _power("alpha_xmin", 1, 2)),
 }
@@ -114,13 +124,22 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
 NAMES = ("layer_id", "name", *COLUMNS)
 
 
-def rows(run_rows: tuple[Row, ...] | list[Row]) -> list[Row]:
-    """Rows with WeightWatcher's names, its squared norms and its words."""
+def rows(run_rows: Iterable[Row], compat: str | None = None) -> list[Row]:
+    """Rows with WeightWatcher's names, its squared norms, its scale of convolutions, its words.
+
+    Args:
+        run_rows: Rows of a run.
+        compat: Peer whose conventions the run followed; WeightWatcher's include the scale.
+    """
+    factor = conventions("weightwatcher").conv_scale / conventions(compat).conv_scale
     return [
         {
             "layer_id": index,
             "name": str(row["name"]).removesuffix(".weight"),
-            **{name: convert(row) for name, (_, convert) in COLUMNS.items()},
+            **{
+                name: convert(row, factor if row["role"] == "conv" else 1.0)
+                for name, (_, convert) in COLUMNS.items()
+            },
         }
         for index, row in enumerate(run_rows)
     ]
