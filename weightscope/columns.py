@@ -23,6 +23,7 @@ class Column:
         caution: When not to believe it.
         noise: What it is for a matrix of independent Gaussian entries.
         source: Paper, equation or section.
+        published: Values that others printed for public models.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     caution: str = ""
     noise: str = ""
     source: str = ""
+    published: str = ""
 
 
 STATUSES = {
@@ -45,20 +47,34 @@ STATUSES = {
     "constant": "all singular values are equal, up to rounding; a power law is undefined",
     "too_few": "fewer than 8 eigenvalues to fit",
     "rank_one": "one direction only; a power law is undefined",
-    "unsupported": "quantised or complex: its bytes are no weights as they are",
+    "fused": "several logical matrices in one tensor that cannot be told apart; analysed whole",
+    "unsupported": "quantised or complex, so that its bytes are no weights as they are; or an "
+    "adapter that needs --base",
     "failed": "no solver converged, or there was no memory",
-    "skipped": "a mask, or the scales of a quantised tensor: no weights",
+    "skipped": "no weights (a mask, the scales of a quantised tensor, a tied copy), or none of "
+    "that name in the base",
 }
 """Every status, the first that applies after ``ok``, and what it means."""
 WARNINGS = {
     "tail_small": "fewer than 50 eigenvalues in the power-law tail",
+    "tail_short": "the power-law tail spans less than half a decade of eigenvalues",
+    "outside_interval": "the bootstrap interval leaves alpha out: two tails compete",
+    "farms_tail_small": "fewer than 50 pooled eigenvalues in the FARMS tail",
     "rank_deficient": "numerical rank below 0.9 of full; tail and ERG cut are sought among the "
     "rank largest",
     "below_floor": "the smallest singular value drowns in the rounding of the stored dtype",
     "near_tie": "another xmin fits equally well, to 1e-7 in the KS distance",
-    "slow_solver": "the Gram matrix did not resolve the smallest singular value; a direct SVD did",
+    "slow_solver": "the eigenvalues of the Gram matrix failed or did not resolve the smallest "
+    "singular "
+    "value; a direct SVD was used",
 }
 """Every warning code and what it means."""
+
+CODES = {
+    **{code: f"Status: {meaning}." for code, meaning in STATUSES.items()},
+    **{code: f"Warning: {meaning}." for code, meaning in WARNINGS.items()},
+}
+"""Every status and warning code, and a sentence about it."""
 
 IDENTITY: tuple[Column, ...] = (
     Column("name", "text", "tensor name as stored, [e] for one expert of a stack"),

@@ -28,6 +28,12 @@ MUST_AGREE = (
     "conv",
     "welore_target",
     "eval_floor",
+    "fit",
+    "compat",
+    "fused",
+    "sample",
+    "base",
+    "merged",
     "seed",
 )
 """Settings that change what a column means."""

@@ -14,6 +14,7 @@ _FIELDS = (
     ("reading", "how to read it"),
     ("caution", "when not to believe it"),
     ("noise", "for pure noise"),
+    ("published", "published values"),
     ("source", "source"),
 )
 
@@ -26,6 +27,11 @@ def columns_report(families: Iterable[tuple[str, Sequence[Column]]]) -> Report:
         blocks.append(Table(family, ("column", "meaning"), rows, (False, False)))
     blocks.append(Paragraph("weightscope explain COLUMN tells more.", "dim"))
     return Report("Columns of the result table", tuple(blocks))
+
+
+def code_report(code: str, sentence: str) -> Report:
+    """A status or a warning."""
+    return Report(code, (Paragraph(sentence),))
 
 
 def entries_report(columns: Sequence[Column], family: Sequence[Column] = ()) -> Report:

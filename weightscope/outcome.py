@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,7 @@ Number = float | int
 Value = Number | str | None
 """A cell: a finite number, a word, or nothing."""
 
-Values = Mapping[str, Value | Failure]
-"""Column name to cell, or to why the cell is empty."""
+Details = Mapping[str, Any]
+"""Figures of one matrix that are no cells: for JSON and Python."""
+Values = Mapping[str, Value | Failure | Details]
+"""Column name to cell, or to why the cell is empty; names that are no columns may hold details."""

@@ -11,6 +11,8 @@ from weightscope.evaluate import Row
 from weightscope.layouts.roles import ROLES
 from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.run import Run
+from weightscope.sampling import statement
+from weightscope.settings import QUANT_BITS
 from weightscope.text import count_of
 
 _BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
@@ -68,6 +70,11 @@ def sorted_rows(rows: Sequence[Row], sort: str | None) -> list[Row]:
     return ordered + [row for row in rows if row[column] is None]
 
 
+def _figure(column: str) -> Callable[[Row], Cell]:
+    """A cell of a column as it is, to two digits."""
+    return lambda row: Cell(short(row[column], 2))
+
+
 _FIGURES: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("shape", lambda row: Cell(_shape(row))),
     ("alpha", lambda row: _alpha(row)),
@@ -79,8 +86,32 @@ _FIGURES: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("eff rank", lambda row: Cell(_of(row["effective_rank"], row))),
     ("welore", lambda row: _welore(row)),
     ("spikes", lambda row: Cell(short(row["mp_spikes"]))),
-    ("remarks", lambda row: _remarks(row)),
 )
+_ON_REQUEST: tuple[tuple[str, str, Callable[[Row], Cell]], ...] = (
+    ("interval", "alpha_lo", lambda row: Cell(_interval(row))),
+    ("traps", "traps", lambda row: Cell(_traps(row))),
+    *(
+        (f"q{bits} err", f"quant_error_{bits}", _figure(f"quant_error_{bits}"))
+        for bits in QUANT_BITS
+    ),
+)
+"""Heading, the column that says whether it was asked for, and the figure."""
+
+
+def _figures(rows: Sequence[Row]) -> tuple[tuple[str, Callable[[Row], Cell]], ...]:
+    """What a table of these rows shows of each: the usual figures, and those asked for."""
+    asked = [(name, show) for name, key, show in _ON_REQUEST if any(row[key] for row in rows)]
+    return (*_FIGURES, *asked, ("remarks", _remarks))
+
+
+def _interval(row: Row) -> str:
+    low, high = row["alpha_lo"], row["alpha_hi"]
+    return "" if low is None else f"{short(low)} to {short(high)}"
+
+
+def _traps(row: Row) -> str:
+    return f"{short(row['traps'])} {row['trap_cause'] or ''}".strip()
+
 
 _DROPPABLE = ("spikes", "tail", "eff rank", "erg gap", "ks", "shape", "farms", "cond")
 """Figures that a narrow terminal does without, in this order."""
@@ -118,9 +149,14 @@ def _welore(row: Row) -> Cell:
     return Cell(f"{100 * ratio:.0f}%{' LRC' if low else ''}", "strong" if low else "")
 
 
+_TELLING = {"random-like", "unresolved"}
+
+
 def _remarks(row: Row) -> Cell:
     status = str(row["status"])
     words = ([] if status == "ok" else [status]) + str(row["warnings"] or "").split(";")
+    if row["reading"] in _TELLING:  # which says more than that the tail is small
+        words = [str(row["reading"]), *(word for word in words if not word.startswith("tail_"))]
     bad = status in {"nonfinite", "failed", "zero", "unsupported"}
     return Cell(" ".join(word for word in words if word), "bad" if bad else "dim")
 
@@ -138,14 +174,15 @@ def _grouped(rows: Sequence[Row]) -> Table:
         )
 
     lines: list[tuple[Cell, ...]] = []
-    empty = (Cell(""),) * len(_FIGURES)
+    figures = _figures(rows)
+    empty = (Cell(""),) * len(figures)
     for (role, module), group in groupby(
         sorted(rows, key=place), key=lambda row: (str(row["role"]), str(row["module"]))
     ):
         inside = module.partition("#.")[2] or module
         lines.append((Cell(f"{role}  {inside}", "strong"), *empty))
-        lines += [(Cell(_index(row)), *(figure(row) for _, figure in _FIGURES)) for row in group]
-    return _table("block", lines)
+        lines += [(Cell(_index(row)), *(figure(row) for _, figure in figures)) for row in group]
+    return _table("block", lines, figures)
 
 
 def _index(row: Row) -> str:
@@ -155,21 +192,20 @@ def _index(row: Row) -> str:
 
 def _flat(rows: Sequence[Row], sort: str) -> Table:
     column = sort.removeprefix("-")
-    extra = () if column == "alpha" else (column,)
-    lines = [
-        (
-            Cell(str(row["name"])),
-            *(Cell(short(row[name]), "strong") for name in extra),
-            *(figure(row) for _, figure in _FIGURES),
-        )
-        for row in rows
-    ]
-    return _table("name", lines, *extra)
+    figures = _figures(rows)
+    if column != "alpha":
+        figures = ((column, lambda row: Cell(short(row[column]), "strong")), *figures)
+    lines = [(Cell(str(row["name"])), *(figure(row) for _, figure in figures)) for row in rows]
+    return _table("name", lines, figures)
 
 
-def _table(first: str, lines: Sequence[tuple[Cell, ...]], *extra: str) -> Table:
-    headers = (first, *extra, *(name for name, _ in _FIGURES))
-    left = {first, "remarks"}
+def _table(
+    first: str,
+    lines: Sequence[tuple[Cell, ...]],
+    figures: Sequence[tuple[str, Callable[[Row], Cell]]],
+) -> Table:
+    headers = (first, *(name for name, _ in figures))
+    left = {first, "remarks", "traps"}
     numeric = tuple(name not in left for name in headers)
     return Table("", headers, tuple(lines), numeric, _DROPPABLE)
 
@@ -178,7 +214,8 @@ def summary_blocks(run: Run) -> list[Block]:
     """One line that characterises the model, coverage, medians, and what to do next."""
     summary = run.summary
     first = headline(summary)
-    blocks: list[Block] = [Paragraph(first, "strong")] if first else []
+    blocks: list[Block] = [Paragraph(text, "warn") for text in partial(run)]
+    blocks += [Paragraph(first, "strong")] if first else []
     blocks.append(Paragraph(_coverage(summary)))
     if summary["welore"]:
         blocks.append(Paragraph(_welore_sentence(summary["welore"])))
@@ -192,6 +229,19 @@ def summary_blocks(run: Run) -> list[Block]:
     return blocks
 
 
+def partial(run: Run) -> list[str]:
+    """That the figures speak for a part of the model only."""
+    summary, settings = run.summary, run.provenance["settings"]
+    texts = []
+    if summary["undrawn"]:
+        planned = summary["planned"]
+        total = planned + summary["undrawn"]
+        texts.append(statement(total, planned, settings["sample"], settings["seed"]))
+    if summary["stopped"] is not None:
+        texts.append(f"Stopped after {summary['stopped']} of {summary['planned']} matrices.")
+    return texts
+
+
 _BANDS = Paragraph(
     "Bands (very-heavy < 2, heavy 2 to 6, weak > 6) are HTSR's heuristics for the ks fit; "
     "weightscope explain tells what each figure means and when not to believe it.",
@@ -200,7 +250,7 @@ _BANDS = Paragraph(
 
 
 def headline(summary: Any) -> str:
-    """Mean and median exponent, bands and low-rank share, in one line; empty without any."""
+    """Mean and median exponent, readings and low-rank share, in one line; empty without any."""
     parts = []
     if summary["alpha_mean"] is not None:
         parts.append(
@@ -208,16 +258,17 @@ def headline(summary: Any) -> str:
         )
     if summary["alpha_hat_mean"] is not None:
         parts.append(f"alpha-hat mean {summary['alpha_hat_mean']:.2f}")
-    total = sum(summary["bands"].values())
-    parts += [
-        f"{100 * summary['bands'][band] / total:.0f}% {band}"
-        for band in ("very-heavy", "heavy", "weak")
-        if summary["bands"].get(band)
-    ]
+    if found := summary["readings"] or summary["bands"]:
+        counted = ", ".join(f"{n} {word}" for word, n in sorted(found.items(), key=_commonest))
+        parts.append(f"of {sum(found.values())} outside embeddings and heads: {counted}")
     if summary["welore"]:
         share = summary["welore"]["lrc"] / max(1, summary["welore"]["matrices"])
         parts.append(f"{100 * share:.0f}% LRC")
     return "; ".join(parts)
+
+
+def _commonest(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
 
 
 _FILTERED = "tensor left out by --include and --exclude"

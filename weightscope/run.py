@@ -26,6 +26,7 @@ class Run:
         summary: Figures about the whole model.
         folder: Where it is saved; None where it is not.
         reused: Whether it was loaded instead of computed.
+        details: Figures that are no cells, such as all tail likelihood ratios, by matrix name.
     """
 
     provenance: Mapping[str, Any]
@@ -33,6 +34,7 @@ class Run:
     summary: Mapping[str, Any]
     folder: Path | None = None
     reused: bool = False
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     load_spectra: Callable[[], Mapping[str, Spectrum]] = field(default=dict)
 
     def __repr__(self) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from weightscope.evaluate import Row, in_welore_fit
+from weightscope.evaluate import UNCHANGED, Row, in_welore_fit
 from weightscope.layouts.roles import OUTSIDE_BLOCKS, ROLES
 from weightscope.metrics.welore import WeloreFit
 from weightscope.select import Selection
+from weightscope.spectrum import Spectrum
 
 MEDIANS = (
     "alpha",
@@ -23,7 +24,7 @@ MEDIANS = (
     "welore_rank_ratio",
     "mp_softrank",
 )
-ANALYSED = frozenset({"ok", "constant", "rank_one", "too_few", "zero"})
+ANALYSED = frozenset({"ok", "fused", "constant", "rank_one", "too_few", "zero"})
 _WORTH = 5
 
 
@@ -50,6 +51,7 @@ def summarise(
         "matrices": len(rows),
         "analysed": len(analysed),
         "status": counts(rows, "status"),
+        "readings": counts([row for row in headline if row["reading"]], "reading"),
         "bands": counts([row for row in headline if row["alpha_band"]], "alpha_band"),
         "alpha_mean": fmean(alphas) if alphas else None,
         "alpha_median": median(alphas) if alphas else None,
@@ -59,10 +61,16 @@ def summarise(
         "vectors": selection.vectors,
         "integer_tensors": selection.integers,
         "filtered": selection.filtered,
+        "undrawn": selection.undrawn,
         "welore": _welore(rows, fitted),
         "medians": _medians(rows),
         "worth_a_look": worth_a_look(rows),
     }
+
+
+def solver_counts(spectra: Iterable[Spectrum]) -> dict[str, int]:
+    """How many spectra each solver produced."""
+    return dict(sorted(Counter(spectrum.solver for spectrum in spectra).items()))
 
 
 def counts(rows: Iterable[Row], column: str) -> dict[str, int]:
@@ -118,7 +126,13 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
     inside = headline_rows(rows)
     topics: list[tuple[str, str, list[Row]]] = [
         ("broken", "NaN or infinite weights, or no solver converged", _with_status(rows, _BROKEN)),
-        ("dead", "all weights are zero", _with_status(rows, {"zero"})),
+        ("dead", "all weights are zero, or an adapter's update is", _dead(rows)),
+        ("unchanged", "equal to the base", _unchanged(rows)),
+        (
+            "random-like",
+            "cannot be told from noise of their shape: training left no trace",
+            [row for row in rows if row["reading"] == "random-like"],
+        ),
         (
             "low-rank",
             "far fewer directions than the shape allows",
@@ -127,12 +141,12 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
         (
             "very heavy-tailed",
             "alpha below 2, what HTSR would call over-trained",
-            _ranked(_in_band(inside, "very-heavy"), "alpha", reverse=False),
+            _ranked(_reading(inside, "very-heavy"), "alpha", reverse=False),
         ),
         (
             "weakly heavy-tailed",
             "alpha above 6, what HTSR would call under-trained",
-            _ranked(_in_band(inside, "weak"), "alpha", reverse=True),
+            _ranked(_reading(inside, "weak"), "alpha", reverse=True),
         ),
         ("compress first", "lowest WeLore rank ratio among the LRC matrices", _low_rank(inside)),
         (
@@ -154,6 +168,7 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+_OF_BAND = {"very-heavy": ("very-heavy-tailed",), "weak": ("weakly-heavy-tailed",)}
 _BROKEN = frozenset({"nonfinite", "failed"})
 
 
@@ -161,8 +176,18 @@ def _with_status(rows: Iterable[Row], statuses: Iterable[str]) -> list[Row]:
     return [row for row in rows if row["status"] in set(statuses)]
 
 
-def _in_band(rows: Iterable[Row], band: str) -> list[Row]:
-    return [row for row in rows if row["alpha_band"] == band]
+def _reading(rows: Iterable[Row], band: str) -> list[Row]:
+    """Rows of a band whose exponent can be believed, as far as that was asked."""
+    found = [row for row in rows if row["alpha_band"] == band]
+    return [row for row in found if row["reading"] in {None, *_OF_BAND[band]}]
+
+
+def _unchanged(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in _with_status(rows, {"zero"}) if row["reason"] == UNCHANGED]
+
+
+def _dead(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in _with_status(rows, {"zero"}) if row["reason"] != UNCHANGED]
 
 
 def _tunable(rows: Iterable[Row]) -> list[Row]:

@@ -71,7 +71,10 @@ def expand(arguments: Iterable[str]) -> list[str]:
 def _without_own_runs(models: list[str]) -> list[str]:
     """Leave out run folders that lie beside their checkpoints: analyze finds those again."""
     checkpoints = {
-        Path(model).name.removesuffix(".safetensors") for model in models if not is_run(Path(model))
+        name
+        for model in models
+        if not is_run(Path(model))
+        for name in (Path(model).name, Path(model).stem)
     }
     return [
         model

@@ -81,13 +81,14 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
 
 
 def _emission(found: Any, output: Any, by: o.By) -> Any:
-    from weightscope.cli.emit import Emission, provenance_line
+    from weightscope.cli.emit import Emission
     from weightscope.comparison import comparison_columns, group_columns, grouped
     from weightscope.present_comparison import comparison_report, groups_table
+    from weightscope.present_provenance import provenance_of_all
     from weightscope.report import Report
 
     facts = {"a": found.provenance[0], "b": found.provenance[1], "summary": found.summary}
-    origin = " / ".join(provenance_line(p) for p in found.provenance)
+    origin = provenance_of_all(found.provenance)
     if by is o.By.name:
         columns, rows = comparison_columns(), found.rows
         build = lambda: comparison_report(found, output.sort, output.top)  # noqa: E731
@@ -99,12 +100,13 @@ def _emission(found: Any, output: Any, by: o.By) -> Any:
 
 
 def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:
-    from weightscope.cli.emit import Emission, emit, provenance_line
+    from weightscope.cli.emit import Emission, emit
     from weightscope.cli.gating import apply_gates, read_gates
     from weightscope.cli.progress import Talk
     from weightscope.comparing import compare_many, wide_columns
     from weightscope.errors import OptionError
     from weightscope.present_comparison import wide_report
+    from weightscope.present_provenance import provenance_of_all
 
     if shape[0] is not o.By.name or how.weights:
         raise OptionError("--by and --weights compare two models, not more")
@@ -114,7 +116,7 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     with Talk(quiet) as talk:
         found = compare_many(runs, how, talk)
     facts = {"runs": list(found.provenance)}
-    origin = " / ".join(provenance_line(p) for p in found.provenance)
+    origin = provenance_of_all(found.provenance)
     build = lambda: wide_report(found, output.sort, output.top)  # noqa: E731
     emit(Emission(found.columns, found.rows, facts, build, origin), output)
     apply_gates(gates, found.rows)

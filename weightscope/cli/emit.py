@@ -13,7 +13,8 @@ from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
 from weightscope.outputs import STDOUT, check_target, write_output
 from weightscope.present import run_report
-from weightscope.report import Report
+from weightscope.present_provenance import provenance_lines
+from weightscope.report import Paragraph, Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
 
@@ -51,7 +52,11 @@ class Output:
             raise OptionError(f"--csv and --json cannot both write {self.csv}")
         if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
-            raise OptionError(f"--sort {column!r}: no such column; weightscope explain lists them")
+            close = [name for name in columns if column in name][:3]
+            hint = (
+                f"did you mean {', '.join(close)}?" if close else "weightscope explain lists them"
+            )
+            raise OptionError(f"--sort {column!r}: no such column; {hint}")
         for target in (self.csv, self.json):
             if target is not None:
                 check_target(target, self.force)
@@ -68,14 +73,14 @@ class Emission:
         rows: Rows of CSV and JSON.
         facts: Provenance and summary, for JSON and beside a CSV file.
         report: Builds what people read.
-        origin: What produced it, in one line.
+        origin: What produced it, in lines.
     """
 
     columns: Sequence[str]
     rows: Sequence[Row]
     facts: Mapping[str, Any]
     report: Callable[[], Report]
-    origin: str
+    origin: Sequence[str]
 
 
 def emit(emission: Emission, output: Output) -> None:
@@ -100,11 +105,13 @@ def _emit_to_stdout(emission: Emission, output: Output) -> None:
     elif kind is Format.json:
         write_output(STDOUT, _json(emission))
     elif kind is Format.markdown:
-        write_output(STDOUT, markdown.render(emission.report(), emission.origin))
+        write_output(STDOUT, markdown.render(emission.report(), "\n".join(emission.origin)))
     else:
         from weightscope.sinks import terminal
 
-        terminal.write(emission.report())
+        report = emission.report()
+        lines = tuple(Paragraph(line, "dim") for line in emission.origin)
+        terminal.write(Report(report.title, (*report.blocks, *lines)))
 
 
 def _json(emission: Emission) -> str:
@@ -116,23 +123,15 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
     columns: Sequence[str] = [column.name for column in all_columns()]
     rows: Sequence[Row] = run.rows
     if ww_names:
-        columns, rows = weightwatcher.NAMES, weightwatcher.rows(run.rows)
-    facts = {"provenance": run.provenance, "summary": run.summary}
+        columns, rows = (
+            weightwatcher.NAMES,
+            weightwatcher.rows(run.rows, run.provenance["settings"].get("compat")),
+        )
+    facts = {"provenance": run.provenance, "summary": run.summary, "details": run.details}
     return Emission(
         columns,
         rows,
         facts,
         lambda: run_report(run, output.sort, output.top),
-        provenance_line(run.provenance),
-    )
-
-
-def provenance_line(p: Mapping[str, Any]) -> str:
-    """What produced a run, in one line."""
-    environment, settings = p["environment"], p["settings"]
-    revision = f", {p['source']['revision']}" if p["source"]["revision"] else ""
-    return (
-        f"weightscope {p['weightscope']}, schema {p['schema']}{revision}, "
-        f"{environment['device_name']} {environment['compute_dtype']}, "
-        f"{settings['threads']} threads, seed {settings['seed']}"
+        provenance_lines(run.provenance),
     )

@@ -14,6 +14,8 @@ def explain(
 ) -> None:
     """Explain a metric: formula, range, how to read it, when not to believe it, source.
 
+    Takes a column, a family, a status or a warning code.
+
     [bold]Examples[/]
 
       weightscope explain
@@ -21,12 +23,14 @@ def explain(
       weightscope explain alpha
 
       weightscope explain welore
+
+      weightscope explain tail_small
     """  # fmt: skip
     with explained(debug):
-        from weightscope.columns import IDENTITY
+        from weightscope.columns import CODES, IDENTITY
         from weightscope.errors import OptionError
         from weightscope.evaluate import all_columns, columns_of
-        from weightscope.explain import columns_report, entries_report
+        from weightscope.explain import code_report, columns_report, entries_report
         from weightscope.settings import FAMILIES
         from weightscope.sinks import terminal
 
@@ -41,8 +45,11 @@ def explain(
             report = entries_report([known[metric]], family)
         elif metric in FAMILIES:
             report = entries_report(columns_of([metric]))
+        elif metric in CODES:
+            report = code_report(metric, CODES[metric])
         else:
-            close = difflib.get_close_matches(metric, dict.fromkeys([*known, *FAMILIES]), 3)
+            names = dict.fromkeys([*known, *FAMILIES, *CODES])
+            close = difflib.get_close_matches(metric, names, 3)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise OptionError(f"{metric!r} is no column and no family{hint}")
+            raise OptionError(f"{metric!r} is no column, family, status or warning{hint}")
         terminal.write(report)

@@ -38,9 +38,10 @@ def track(
     with explained(debug, "The runs analysed so far are kept."):
         from weightscope import trajectory as t
         from weightscope.alignment import parse_prefix_map
-        from weightscope.cli.emit import Emission, Output, emit, provenance_line
+        from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
         from weightscope.comparing import Comparing
+        from weightscope.present_provenance import provenance_of_all
         from weightscope.present_trajectory import trajectory_report
         from weightscope.settings import Settings
 
@@ -59,6 +60,6 @@ def track(
             t.long_rows(found, metrics),
             {"runs": [run.provenance for run in found.runs], "summary": summary},
             lambda: trajectory_report(found, summary, shown, top),
-            provenance_line(found.runs[-1].provenance),
+            provenance_of_all([run.provenance for run in found.runs]),
         )
         emit(emission, output)

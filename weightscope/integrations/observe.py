@@ -13,7 +13,7 @@ import torch
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import columns_of
 from weightscope.run import Run
-from weightscope.select import select
+from weightscope.select import select_for
 from weightscope.settings import Settings, parse_floor
 from weightscope.sources import open_model
 from weightscope.summary import headline_rows, numbers
@@ -30,6 +30,10 @@ HEADLINES: Mapping[str, tuple[str, ...]] = {
     "mp": ("mp_softrank",),
     "norms": ("spectral_norm", "frobenius_norm"),
     "stats": ("weight_std",),
+    "noise": ("noise_w1",),
+    "bootstrap": ("alpha_lo", "alpha_hi"),
+    "snr": ("snr_mp",),
+    "shuffled": ("traps",),
 }
 """Columns of each family that are logged where none are asked for."""
 LONG_FORM = ("step", "name", "metric", "value")
@@ -92,7 +96,7 @@ def _logged(settings: Settings, wanted: tuple[str, ...]) -> tuple[str, ...]:
     for name in wanted:
         if name not in possible:
             raise OptionError(f"columns {name!r}: choose from {', '.join(possible)}")
-    chosen = wanted or [name for family in settings.metrics for name in HEADLINES[family]]
+    chosen = wanted or [name for family in settings.metrics for name in HEADLINES.get(family, ())]
     return tuple(name for name in possible if name in chosen)
 
 
@@ -202,7 +206,7 @@ def snapshot(model: Any, settings: Settings, max_bytes: int) -> Snapshot:
         CheckpointError: The model cannot be read.
     """
     checkpoint = open_model(model)
-    chosen = select(checkpoint, settings.include, settings.exclude, settings.conv)
+    chosen = select_for(checkpoint, settings)
     names = {m.tensor.name for m in chosen.matrices}
     names |= {e.matrix.tensor.name for e in chosen.exclusions}
     refs = [r for r in checkpoint.tensors if r.name in names or len(r.shape) < 2]

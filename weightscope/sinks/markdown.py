@@ -9,11 +9,11 @@ from weightscope.text import printable
 
 
 def render(report: Report, provenance: str) -> str:
-    """The report as Markdown, with what produced it in its last line."""
+    """The report as Markdown, with what produced it in its last lines."""
     parts = [f"# {_escape(report.title)}"]
     for block in report.blocks:
         parts.append(_table(block) if isinstance(block, Table) else _escape(block.text))
-    parts.append(f"_{_escape(provenance)}_")
+    parts += [f"_{_escape(line)}_" for line in provenance.split("\n")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from weightscope.outputs import writing_stdout
-from weightscope.report import Paragraph, Report, Style, Table
+from weightscope.report import Block, Paragraph, Report, Style, Table
 from weightscope.text import printable
 
 _STYLES: dict[Style, str] = {
@@ -37,13 +37,20 @@ def write(report: Report, stream: IO[str] | None = None) -> None:
         console = Console(file=stream, highlight=False, width=width)
     with writing_stdout():
         console.print(Text(printable(report.title), style="bold"))
+        before: Block | None = None
         for block in report.blocks:
-            console.print()
+            if not (_is_small_print(before) and _is_small_print(block)):
+                console.print()
+            before = block
             if isinstance(block, Table):
                 _print_table(block, console)
             else:
                 console.print(_text(block))
         stream.flush()
+
+
+def _is_small_print(block: Block | None) -> bool:
+    return isinstance(block, Paragraph) and block.style == "dim"
 
 
 def _text(block: Paragraph) -> Text:

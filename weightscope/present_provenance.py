@@ -1,0 +1,52 @@
+"""What produced a run, in a few lines under every table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weightscope.text import count_of, scaled
+
+_FILES = 3
+
+
+def provenance_lines(p: Mapping[str, Any]) -> list[str]:
+    """Command, tool, environment, thresholds and files of a run, one line each."""
+    return [f"Made by: {p['command']}", provenance_line(p), _thresholds(p), _files(p)]
+
+
+def provenance_of_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of several runs; those that are the same for all are said once."""
+    lines = [line for p in runs for line in (f"Made by: {p['command']}", _files(p))]
+    shared = [line for p in runs for line in (provenance_line(p), _thresholds(p))]
+    return [*lines, *dict.fromkeys(shared)]
+
+
+def provenance_line(p: Mapping[str, Any]) -> str:
+    """Tool, device and settings in one line."""
+    environment, settings = p["environment"], p["settings"]
+    revision = f", {p['source']['revision']}" if p["source"]["revision"] else ""
+    counted = p.get("solvers", {}).items()
+    solvers = "; solvers: " + ", ".join(f"{name} ({n})" for name, n in counted) if counted else ""
+    compat = f", conventions of {settings['compat']}" if settings["compat"] else ""
+    return (
+        f"weightscope {p['weightscope']}, schema {p['schema']}{revision}{compat}, "
+        f"{environment['device_name']} {environment['compute_dtype']}, "
+        f"{settings['threads']} threads, {environment['blas']}, "
+        f"seed {settings['seed']}{solvers}"
+    )
+
+
+def _thresholds(p: Mapping[str, Any]) -> str:
+    return "Thresholds: " + ", ".join(f"{key} {value:g}" for key, value in p["thresholds"].items())
+
+
+def _files(p: Mapping[str, Any]) -> str:
+    files = p["source"]["files"]
+    if not files:
+        return "Files: none (weights in memory)"
+    shown = [
+        f"{f['name']} {scaled(f['size'], 'B')} sha256 {f['header_sha256'][:12]}" for f in files
+    ]
+    more = f" and {count_of(len(files) - _FILES, 'more file')}" if len(files) > _FILES else ""
+    return "Files (hash of the header): " + "; ".join(shown[:_FILES]) + more
