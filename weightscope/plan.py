@@ -19,11 +19,17 @@ from weightscope.tensor import DTYPES
 BATCH_BYTES = 64 << 20
 BATCH_FLOPS = 2e11
 BATCH_MATRICES = 64
-SHARED_FLOPS = 5e11
-SHARED_BYTES = 512 << 20
-"""Matrices that need more operations or memory than this get all threads, one after the other."""
-BLOCK_BYTES = 256 << 20
-BASE_BYTES = 600 << 20
+SHARED_FLOPS = 2e12
+SHARED_BYTES = 1 << 30
+SHARED_STORED = 256 << 20
+"""Matrices that need more operations or memory than this, or more bytes where they are stored, get
+all threads, one after the other."""
+BLOCK_BYTES = 64 << 20
+BLOCK_ROWS = 1024
+READ_AHEAD_BYTES = 128 << 20
+"""Stored bytes that may be held beside the largest matrix, so that reading need not wait."""
+BASE_BYTES = 300 << 20
+"""Python and its libraries."""
 SOLVE_FLOPS = 4 / 3
 
 
@@ -66,11 +72,11 @@ class Plan:
 
 
 def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None, threads: int = 1) -> Plan:
-    """Order the matrices by place in their files, small ones first, and cut them into batches."""
+    """Order the matrices file by file, small ones first, by place, and cut them into batches."""
 
-    def place(matrix: Matrix) -> tuple[bool, str, int, int]:
+    def place(matrix: Matrix) -> tuple[str, bool, int, int]:
         ref = matrix.tensor
-        return _alone(matrix, farms), ref.file, ref.start, matrix.expert or 0
+        return ref.file, _alone(matrix, farms), ref.start, matrix.expert or 0
 
     batches: list[Batch] = []
     for alone, group in groupby(sorted(matrices, key=place), key=lambda m: _alone(m, farms)):
@@ -80,14 +86,14 @@ def make_plan(matrices: tuple[Matrix, ...], farms: Farms | None, threads: int = 
         tuple(batches),
         sum(flops(m, farms) for m in matrices),
         sum(m.nbytes for m in matrices),
-        BASE_BYTES + _most_at_once(matrices, farms, threads),
+        BASE_BYTES + READ_AHEAD_BYTES + _most_at_once(matrices, farms, threads),
     )
 
 
 def _most_at_once(matrices: tuple[Matrix, ...], farms: Farms | None, threads: int) -> int:
     """Bytes of the largest matrix that is worked on alone, or of the largest side by side."""
-    alone = max((_memory(m) for m in matrices if _alone(m, farms)), default=0)
-    shared = sorted((_memory(m) for m in matrices if not _alone(m, farms)), reverse=True)
+    alone = max((memory_of(m) for m in matrices if _alone(m, farms)), default=0)
+    shared = sorted((memory_of(m) for m in matrices if not _alone(m, farms)), reverse=True)
     return max(alone, sum(shared[:threads]))
 
 
@@ -107,12 +113,19 @@ def _chunks(matrices: Iterator[Matrix], farms: Farms | None) -> Iterator[tuple[M
 
 
 def _alone(matrix: Matrix, farms: Farms | None) -> bool:
-    return flops(matrix, farms) > SHARED_FLOPS or _memory(matrix) > SHARED_BYTES
+    return (
+        flops(matrix, farms) > SHARED_FLOPS
+        or memory_of(matrix) > SHARED_BYTES
+        or _stored(matrix) > SHARED_STORED
+    )
 
 
 def flops(matrix: Matrix, farms: Farms | None) -> float:
     """Operations for one matrix: Gram product, eigenvalues, and those of the windows."""
     N, M = matrix.N, matrix.M
+    if matrix.product is not None and matrix.base is None:  # two QR of the factors, a small SVD
+        r = matrix.product.rank
+        return float(matrix.slices * (4 * (N + M) * r**2 + 20 * r**3))
     total = matrix.slices * (N * M**2 + SOLVE_FLOPS * M**3)
     if farms is None or not M or matrix.role in OUTSIDE_BLOCKS:
         return float(total)
@@ -124,7 +137,14 @@ def flops(matrix: Matrix, farms: Farms | None) -> float:
     return float(total + matrix.slices * count * (2 + SOLVE_FLOPS) * short**3)
 
 
-def _memory(matrix: Matrix) -> int:
-    gram = 8 * matrix.M**2
-    stored = matrix.params * DTYPES[matrix.tensor.dtype].bits // 8
-    return 3 * gram + 2 * min(BLOCK_BYTES, 8 * matrix.params) + stored
+def memory_of(matrix: Matrix) -> int:
+    """Bytes while one matrix is worked on: as stored, a block of it, Gram matrix and a copy."""
+    if matrix.product is not None and matrix.base is None:
+        return matrix.nbytes + 3 * 8 * (matrix.N + matrix.M) * matrix.product.rank * matrix.slices
+    formed = 3 * 8 * matrix.params + matrix.base.nbytes if matrix.base is not None else 0
+    block = max(BLOCK_BYTES, 8 * BLOCK_ROWS * matrix.M)
+    return 2 * 8 * matrix.M**2 + min(block, 8 * matrix.params) + _stored(matrix) + formed
+
+
+def _stored(matrix: Matrix) -> int:
+    return matrix.params * DTYPES[matrix.tensor.dtype].bits // 8

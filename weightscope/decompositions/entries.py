@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from math import frexp
+from collections.abc import Iterator
+from math import frexp, isfinite
 
+import numpy as np
 import torch
 
-from weightscope.decompositions.gram import long_side_blocks
 from weightscope.measurement import EntryStatistics
 from weightscope.tensor import DType
 
+_CACHED = 1 << 17
+"""Entries at a time: what is made of them stays in the cache, seven times faster than in memory."""
 _BITS = {
     torch.float64: (torch.int64, 0x7FF0000000000000),
     torch.float32: (torch.int32, 0x7F800000),
@@ -25,44 +28,57 @@ def entry_statistics(slices: list[torch.Tensor], dtype: DType) -> EntryStatistic
         slices: Matrices of equal shape, stored dtype.
         dtype: How they are stored.
     """
-    nonfinite = sum(map(count_nonfinite, slices))
-    if nonfinite:
+    tops = list(map(abs_max, slices))
+    if not all(map(isfinite, tops)):
+        nonfinite = sum(map(count_nonfinite, slices))
         return EntryStatistics(None, None, None, None, nonfinite, None)
-    largest = max(map(abs_max, slices))
+    largest = max(tops)
     scale = scale_for(largest)
-    # count, mean and sum of squared deviations, merged over blocks (Chan, Golub & LeVeque 1983)
-    count, mean, squares, zeros = 0, 0.0, 0.0, 0
-    for matrix in slices:
-        for block in long_side_blocks(matrix):
-            wide = block.to(torch.float64)
-            wide = wide if scale == 1.0 else wide * scale
-            n = wide.numel()
-            block_mean = float(wide.mean())
-            step = block_mean - mean
-            squares += float((wide - block_mean).square_().sum()) + step**2 * count * n / (
-                count + n
-            )
-            mean += step * n / (count + n)
-            count += n
-            zeros += n - int(torch.count_nonzero(wide))
+    parts = torch.stack([part for matrix in slices for part in _moments(matrix, scale)])
+    counts, zeros, means, squares = parts.cpu().numpy().T  # one wait for the device
+    # sums of squared deviations merge over blocks without cancellation (Chan et al. 1983)
+    count = counts.sum()
+    mean = float((counts * means).sum() / count)
+    squared = float(squares.sum() + (counts * np.square(means - mean)).sum())
+    std = (squared / float(count)) ** 0.5 / scale
     floor = max(storage_floor(m, dtype, scale) for m in slices)
-    std = (squares / count) ** 0.5 / scale
-    return EntryStatistics(mean / scale, std, largest, zeros / count, 0, floor)
+    return EntryStatistics(mean / scale, std, largest, float(zeros.sum() / count), 0, floor)
+
+
+def _moments(matrix: torch.Tensor, scale: float) -> Iterator[torch.Tensor]:
+    """Per block: entries, zeros, mean and sum of squared deviations, float64, on the device."""
+    for block in _row_blocks(matrix):
+        wide = block.to(torch.float64)
+        wide = wide if scale == 1.0 else wide * scale
+        mean = wide.mean()
+        zeros = wide.numel() - torch.count_nonzero(wide)
+        squares = (wide - mean).square_().sum()
+        yield torch.stack((torch.full_like(mean, wide.numel()), zeros, mean, squares))
+
+
+def _along(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix or its transpose, whichever lies row by row in memory."""
+    return matrix if matrix.stride(0) >= matrix.stride(1) else matrix.T
+
+
+def _row_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
+    along = _along(matrix)
+    yield from torch.split(along, max(1, _CACHED // along.shape[1]))
 
 
 def count_nonfinite(matrix: torch.Tensor) -> int:
     """Number of NaN and infinite entries."""
     if not matrix.numel():
         return 0
-    return sum(int((~torch.isfinite(block)).sum()) for block in long_side_blocks(matrix))
+    return sum(int((~torch.isfinite(block)).sum()) for block in _row_blocks(matrix))
 
 
 def abs_max(matrix: torch.Tensor) -> float:
-    """Largest magnitude among the entries; 0 for an empty matrix."""
+    """Largest magnitude among the entries; 0 for an empty matrix, NaN where any entry is."""
     if not matrix.numel():
         return 0.0
-    low, high = torch.aminmax(matrix)
-    return max(-float(low), float(high))
+    low, high = torch.stack(torch.aminmax(matrix)).tolist()
+    return float(max(-low, high))
 
 
 def scale_for(abs_max: float) -> float:
@@ -88,15 +104,15 @@ def storage_floor(matrix: torch.Tensor, dtype: DType, scale: float = 1.0) -> flo
         The floor, in units of W.
     """
     integer, mask = _BITS[matrix.dtype]
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    columns = torch.zeros(tall.shape[1], dtype=torch.float64, device=matrix.device)
-    largest_row = 0.0
     smallest_power = 2.0**dtype.min_exponent
-    for block in long_side_blocks(tall):
+    along = _along(matrix)
+    columns = torch.zeros(along.shape[1], dtype=torch.float64, device=matrix.device)
+    rows = []
+    for block in _row_blocks(along):
         bits = block.contiguous().view(integer)
         power = (bits & mask).view(matrix.dtype).to(torch.float64).clamp_(min=smallest_power)
         power.mul_(scale).square_()
         columns += power.sum(0)
-        largest_row = max(largest_row, float(power.sum(1).max()))
-    ulp = 2.0 ** (1 - dtype.significand)
-    return float(ulp / 12**0.5 * (largest_row**0.5 + float(columns.max()) ** 0.5) / scale)
+        rows.append(power.sum(1).max())
+    largest = torch.stack((torch.stack(rows).max(), columns.max())).sqrt_().sum()
+    return 2.0 ** (1 - dtype.significand) / 12**0.5 * float(largest) / scale

@@ -6,17 +6,28 @@ bias. Their equal-sized spectra are pooled, which averages the densities, and fi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from weightscope.decompositions.gram import BLOCK_BYTES
+from weightscope.decompositions.full import scaled
+from weightscope.decompositions.gram import BLOCK_BYTES, add_gram, gram_evals
 from weightscope.recipe import Farms
 from weightscope.spectrum import FloatArray
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
 SMALLEST_WINDOW = 32
+LARGEST_IN_BATCH = 256
+"""Windows up to this order are solved in batches on the CPU too."""
+_TOGETHER = 4
+"""Windows whose Gram matrices are made together: three more are held at once."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,10 @@ def window_spectra(
 ) -> FloatArray:
     """Eigenvalues of every window.
 
+    Small windows, and all of them on a GPU, go through the solver in batches. Large ones on the CPU
+    take their Gram matrices from products that overlapping windows share, and are solved side by
+    side on one thread each, whatever the number of threads, so that it changes no figure.
+
     Args:
         slices: Matrices of equal shape, finite, on the compute device, any floating dtype.
         windows: Where to cut.
@@ -133,21 +148,131 @@ def window_spectra(
         a window.
     """
     short = min(windows.rows, windows.cols)
-    batch = max(1, BLOCK_BYTES // (8 * (windows.rows * windows.cols + short * short)))
-    places = [(r, c) for r in windows.row_starts for c in windows.col_starts]
+    batched = short <= LARGEST_IN_BATCH or slices[0].device.type != "cpu"
     spectra = []
     for matrix in slices:
         tall = matrix.T if oriented and matrix.shape[0] < matrix.shape[1] else matrix
-        for first in range(0, len(places), batch):
-            stack = torch.stack(
-                [
-                    tall[r : r + windows.rows, c : c + windows.cols]
-                    for r, c in places[first : first + batch]
-                ]
-            ).to(torch.float64)
-            stack = stack if scale == 1.0 else stack * scale
-            wide = windows.cols > windows.rows
-            gram = stack @ stack.mT if wide else stack.mT @ stack
-            del stack
-            spectra.append(torch.linalg.eigvalsh(gram).clamp_(min=0).cpu().numpy())
-    return np.concatenate(spectra).reshape(len(slices), len(places), short)
+        found = (_in_batches if batched else _with_shared_products)(tall, windows, scale)
+        spectra.append(found.reshape(windows.count, short))
+    return np.maximum(np.stack(spectra), 0.0)
+
+
+def _in_batches(matrix: torch.Tensor, windows: Windows, scale: float) -> FloatArray:
+    """Windows stacked as far as memory allows; half as many whenever it turns out not to."""
+    short = min(windows.rows, windows.cols)
+    each = 8 * (windows.rows * windows.cols + short * short)
+    batch = max(1, _room_for_batches(matrix.device) // each)
+    places = [(r, c) for r in windows.row_starts for c in windows.col_starts]
+    found: list[FloatArray] = []
+    while places:
+        stack = [matrix[r : r + windows.rows, c : c + windows.cols] for r, c in places[:batch]]
+        try:
+            found.append(_stack_evals(stack, scale))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            continue
+        del places[:batch]
+    return np.concatenate(found)
+
+
+def _room_for_batches(device: torch.device) -> int:
+    if device.type != "cuda":
+        return BLOCK_BYTES
+    return max(BLOCK_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
+
+
+def _stack_evals(stack: list[torch.Tensor], scale: float) -> FloatArray:
+    wide = scaled(torch.stack(stack), scale)
+    grams = wide @ wide.mT if wide.shape[2] > wide.shape[1] else wide.mT @ wide
+    del wide
+    found: FloatArray = gram_evals(grams).cpu().numpy()
+    return found
+
+
+def _with_shared_products(matrix: torch.Tensor, windows: Windows, scale: float) -> FloatArray:
+    """Eigenvalues of shape (rows of windows, columns of windows, n)."""
+    if _by_column(windows):
+        return _column_evals(matrix, windows, scale).swapaxes(0, 1)
+    turned = Windows(windows.cols, windows.rows, windows.col_starts, windows.row_starts)
+    return _column_evals(matrix.T, turned, scale)
+
+
+def _by_column(windows: Windows) -> bool:
+    """Whether Gram matrices are of the columns of windows: fewer than rows, or closer below."""
+    if windows.rows != windows.cols:
+        return windows.rows > windows.cols
+    return _spacing(windows.row_starts) <= _spacing(windows.col_starts)
+
+
+def _spacing(starts: tuple[int, ...]) -> float:
+    return (starts[-1] - starts[0]) / (len(starts) - 1) if len(starts) > 1 else float("inf")
+
+
+def _column_evals(matrix: torch.Tensor, windows: Windows, scale: float) -> FloatArray:
+    """Eigenvalues of shape (columns of windows, rows of windows, n)."""
+
+    def solve(task: tuple[int, tuple[int, ...]]) -> list[FloatArray]:
+        first, starts = task
+        strip = matrix[:, first : first + windows.cols]
+        grams = shared_grams(strip, starts, windows.rows, scale)
+        return [gram_evals(gram).numpy() for gram in grams]
+
+    rows = windows.row_starts
+    groups = [rows[i : i + _TOGETHER] for i in range(0, len(rows), _TOGETHER)]
+    tasks = [(first, group) for first in windows.col_starts for group in groups]
+    found = np.array([evals for group in _side_by_side(solve, tasks) for evals in group])
+    return found.reshape(len(windows.col_starts), len(rows), windows.cols)
+
+
+def _side_by_side(work: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
+    """Apply ``work`` to every task, on as many threads as torch may use here, one each."""
+    workers = torch.get_num_threads()
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, tasks)
+
+
+def shared_grams(
+    strip: torch.Tensor, starts: tuple[int, ...], height: int, scale: float = 1.0
+) -> Iterator[torch.Tensor]:
+    """Gram matrices of overlapping windows; rows that neighbours share are multiplied once.
+
+    The rows in all windows of a group come first, then those in all of its first half, and so on
+    down to single windows: products are only ever added, so nothing cancels.
+
+    Args:
+        strip: (rows, n), on the CPU, any floating dtype.
+        starts: First rows of the windows, ascending.
+        height: Rows of a window.
+        scale: Factor on the entries.
+
+    Yields:
+        (n, n) float64 per window, lower triangle.
+    """
+    n = strip.shape[1]
+
+    def split(
+        starts: tuple[int, ...], known: torch.Tensor, first: int, stop: int
+    ) -> Iterator[torch.Tensor]:
+        """Windows that all hold the rows from ``first`` to ``stop``, whose product is known."""
+        gram = known.clone()
+        low, high = starts[-1], starts[0] + height
+        if low < high:
+            pieces = [(low, first), (stop, high)] if first < stop else [(low, high)]
+            for start, end in pieces:
+                if start < end:
+                    add_gram(gram, scaled(strip[start:end], scale))
+            first, stop = low, high
+        if len(starts) == 1:
+            yield gram
+            return
+        half = (len(starts) + 1) // 2
+        yield from split(starts[:half], gram, first, stop)
+        yield from split(starts[half:], gram, first, stop)
+
+    nothing = torch.zeros(n, n, dtype=torch.float64)
+    yield from split(starts, nothing, 0, 0)

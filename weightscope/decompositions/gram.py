@@ -1,4 +1,4 @@
-"""The Gram matrix of the short side, in float64, accumulated over bounded blocks."""
+"""The float64 Gram matrix of the short side over bounded blocks, and its eigenvalues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import torch
 
 BLOCK_BYTES = 256 << 20
-_PANELS = 8
+_USUAL_BYTES = 64 << 20
+_ENOUGH_ROWS = 1024
+"""A block of so many rows costs much more to multiply than to add to the Gram matrix."""
+_SMALLEST_PRODUCT = 256
+TWO_STAGE = 1100
+"""From this order on the solver of MKL reduces in two stages, at twice the speed: 70 ms here
+against 91 ms at 1024, measured with AVX-512 on one thread."""
+_WORTH_PADDING = 980
 
 
 def long_side_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -21,7 +28,8 @@ def long_side_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
     """
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     N, M = tall.shape
-    rows = max(1, BLOCK_BYTES // (8 * M))
+    usual = max(_USUAL_BYTES // (8 * M), _ENOUGH_ROWS)
+    rows = max(1, min(usual, BLOCK_BYTES // (8 * M)))
     for start in range(0, N, rows):
         yield tall[start : start + rows]
 
@@ -29,16 +37,38 @@ def long_side_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
 def add_gram(total: torch.Tensor, block: torch.Tensor) -> None:
     """Add ``block^T block`` to the lower triangle of ``total``.
 
-    Only block columns on and below the diagonal are multiplied: little more than half the
-    operations of the full product, as a symmetric rank-k update does.
+    The square below the diagonal is one product, the two triangles beside it are done likewise:
+    little more than half the operations of the full product, as a symmetric rank-k update does.
 
     Args:
         total: (M, M) float64; what lies above the diagonal is left undefined.
         block: (rows, M) float64.
     """
     M = block.shape[1]
-    width = max(128, -(-M // _PANELS))
-    transposed = block.T
-    for start in range(0, M, width):
-        stop = min(start + width, M)
-        total[start:stop, :stop].addmm_(transposed[start:stop], block[:, :stop])
+    if M <= _SMALLEST_PRODUCT:
+        total.addmm_(block.T, block)
+        return
+    half = M // 2
+    left, right = block[:, :half], block[:, half:]
+    add_gram(total[:half, :half], left)
+    total[half:, :half].addmm_(right.T, left)
+    add_gram(total[half:, half:], right)
+
+
+def gram_evals(grams: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of float64 Gram matrices (..., n, n), ascending, from their lower triangles.
+
+    Raises:
+        torch.linalg.LinAlgError: The solver did not converge.
+    """
+    n = grams.shape[-1]
+    mkl = grams.device.type == "cpu" and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    evals: torch.Tensor
+    if not (mkl and _WORTH_PADDING <= n < TWO_STAGE):
+        evals = torch.linalg.eigvalsh(grams, UPLO="L")
+        return evals
+    padded = grams.new_zeros(*grams.shape[:-2], TWO_STAGE, TWO_STAGE)
+    padded[..., :n, :n] = grams
+    # as many zeros more, which are the smallest there are but for rounding
+    evals = torch.linalg.eigvalsh(padded, UPLO="L")
+    return evals[..., TWO_STAGE - n :]

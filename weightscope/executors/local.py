@@ -1,4 +1,4 @@
-"""One machine: a pool of workers for small matrices, all threads together for large ones.
+"""One machine: a pool of workers for most matrices, all threads together for the largest.
 
 Several matrices side by side, each with a single BLAS thread, use the cores far better than
 several threads inside one small eigen-solve. The thread count is set inside each worker: set only
@@ -7,21 +7,25 @@ in the main thread it does not reach the linear algebra of the others.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import groupby, islice
-from threading import Thread
-from typing import TypeVar
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Generic, TypeVar
 
 import torch
 
 from weightscope.matrix import Matrix
-from weightscope.measurement import Measurement
-from weightscope.plan import Batch
+from weightscope.plan import READ_AHEAD_BYTES, Batch, memory_of
 
 Item = TypeVar("Item")
+Fetched = TypeVar("Fetched")
 Result = TypeVar("Result")
+
+TAKEN_AHEAD = 64
 
 
 def resolve_device(wanted: str) -> tuple[str, str]:
@@ -48,29 +52,105 @@ def resolve_device(wanted: str) -> tuple[str, str]:
 
 
 def run(
-    batches: Iterable[Batch], work: Callable[[Matrix], Measurement], threads: int, device: str
-) -> Iterator[tuple[Batch, list[Measurement]]]:
-    """Measure every matrix; yield whole batches in the order of the plan.
+    batches: Iterable[Batch],
+    fetch: Callable[[Matrix], Fetched],
+    work: Callable[[Matrix, Fetched], Result],
+    threads: int,
+    device: str,
+) -> Iterator[tuple[Batch, list[Result]]]:
+    """Do every matrix, reading the next ones meanwhile; yield whole batches in the plan's order.
 
     Args:
         batches: What to do.
-        work: Measures one matrix; called in worker threads.
+        fetch: Reads one matrix; called in a thread of its own.
+        work: Does one matrix with what was read; called in worker threads.
         threads: Cores to use.
         device: Where ``work`` computes; a GPU is fed by one worker.
     """
+    batches = list(batches)
+    everything = [matrix for batch in batches for matrix in batch.matrices]
+    largest = max((matrix.nbytes for matrix in everything), default=0)
+    reader = Reader(fetch, largest + READ_AHEAD_BYTES)
+    queue = deque((matrix, reader.submit(matrix)) for matrix in everything)
     single = device != "cpu"
-    for alone, group in groupby(batches, key=lambda batch: batch.alone or single):
-        workers = 1 if alone else threads
-        yield from _run_group(list(group), work, workers, threads if alone else 1)
+
+    def do(taken: tuple[Matrix, Future[Fetched]]) -> Result:
+        matrix, fetched = taken
+        try:
+            return work(matrix, fetched.result())
+        finally:
+            reader.release(matrix)
+
+    try:
+        for alone, batch_group in groupby(batches, key=lambda batch: batch.alone or single):
+            group = list(batch_group)
+            matrices = [matrix for batch in group for matrix in batch.matrices]
+            workers = 1 if alone else side_by_side(matrices, threads)
+            items = (queue.popleft() for _ in matrices)  # kept nowhere else, or bytes would be
+            done = in_order(items, do, workers, threads if alone else 1)
+            for batch in group:
+                yield batch, [next(done) for _ in batch.matrices]
+    finally:
+        reader.close()
 
 
-def _run_group(
-    batches: list[Batch], work: Callable[[Matrix], Measurement], workers: int, threads: int
-) -> Iterator[tuple[Batch, list[Measurement]]]:
-    matrices = (matrix for batch in batches for matrix in batch.matrices)
-    measured = in_order(matrices, work, workers, threads)
-    for batch in batches:
-        yield batch, [next(measured) for _ in batch.matrices]
+class Reader(Generic[Fetched]):
+    """Reads matrices in the order in which they are wanted, as far ahead as there is room.
+
+    Args:
+        fetch: Reads one matrix.
+        room: Stored bytes that may be held at once, from their reading to their release; a matrix
+            that is larger is read when nothing else is held.
+    """
+
+    def __init__(self, fetch: Callable[[Matrix], Fetched], room: int) -> None:
+        self._fetch, self._room = fetch, room
+        self._held, self._closed, self._changed = 0, False, Condition()
+        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def submit(self, matrix: Matrix) -> Future[Fetched]:
+        """Read a matrix after those submitted before."""
+        return self._pool.submit(self._read, matrix)
+
+    def release(self, matrix: Matrix) -> None:
+        """Make room: what was read of the matrix is no longer held."""
+        with self._changed:
+            self._held -= matrix.nbytes
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Read nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, matrix: Matrix) -> Fetched:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._fits(matrix.nbytes))
+            self._held += matrix.nbytes
+        if self._closed:
+            raise CancelledError
+        return self._fetch(matrix)
+
+    def _fits(self, nbytes: int) -> bool:
+        return not self._held or self._held + nbytes <= self._room
+
+
+def side_by_side(matrices: Iterable[Matrix], threads: int) -> int:
+    """How many of these matrices, one thread each, fit into the memory that is free."""
+    largest = max(map(memory_of, matrices), default=1)
+    return max(1, min(threads, free_memory() // largest))
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, as far as the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        return sys.maxsize
+    kibibytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), "")
+    return int(kibibytes) * 1024 if kibibytes else sys.maxsize
 
 
 def in_order(
@@ -79,7 +159,7 @@ def in_order(
     """Apply ``work`` to every item in a pool; results come in the order of the items.
 
     Args:
-        items: What to work on; at most two per worker are taken ahead.
+        items: What to work on; taken a little ahead, so that no worker waits for the consumer.
         work: Called in worker threads.
         workers: Worker threads.
         threads: Linear-algebra threads of each.
@@ -89,7 +169,7 @@ def in_order(
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
     try:
-        pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers))
+        pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers + TAKEN_AHEAD))
         while pending:
             result = pending.popleft().result()
             pending.extend(pool.submit(work, item) for item in islice(rest, 1))
