@@ -29,7 +29,8 @@ def analyze(
             ``torch.nn.Module``; or a mapping of names to tensors.
         out: Folder to keep the run in; nothing is kept where None.
         resume: Continue an interrupted run in ``out``.
-        **settings: Fields of ``weightscope.settings.Settings``: ``metrics``, ``device``, ...
+        **settings: Fields of ``weightscope.settings.Settings``: ``metrics``, ``device``, ..., and
+            of ``weightscope.checkpoint.Access``: ``fetch``, ``revision``, ``token``, ``mmap``.
 
     Returns:
         A run: ``.rows``, ``.summary``, ``.to_dataframe()``, ``.spectrum(name)``.
@@ -37,17 +38,21 @@ def analyze(
     Raises:
         weightscope.errors.WeightscopeError: What went wrong, in one sentence.
     """
+    from dataclasses import fields
     from pathlib import Path
 
     from weightscope import analysis
+    from weightscope.checkpoint import Access
     from weightscope.settings import Settings, parse_floor
+    from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
     if isinstance(settings.get("metrics"), str):
         settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
+    reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    return analysis.analyze(model, Settings(**settings), saving)
+    return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
 
 
 def load_run(folder: str | Path) -> Run:

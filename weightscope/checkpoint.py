@@ -2,11 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
+from weightscope.errors import OptionError
 from weightscope.tensor import TensorRef
+
+Fetch = Literal["stream", "shard", "cache"]
+"""Ways to read a remote model."""
+FETCHES = ("auto", *get_args(Fetch))
+
+Fill = Callable[[TensorRef, int, memoryview], None]
+"""Fills a view with the bytes of a tensor's file from a position on, or raises CheckpointError."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a model is reached. It changes no figure, and is no part of what a run is.
+
+    Attributes:
+        fetch: How the weights of a hub model come: ``stream`` byte ranges into memory, ``shard``
+            files one by one into a temporary folder, ``cache`` files into the hub's ordinary cache,
+            or ``auto``. Files that the cache holds already are read there in any case.
+        revision: Branch, tag or commit of a hub model; empty for its default branch.
+        token: Token for the hub; None for the usual environment and login.
+        mmap: Map local files into memory instead of reading them.
+    """
+
+    fetch: Literal["auto"] | Fetch = "auto"
+    revision: str = ""
+    token: str | None = field(default=None, repr=False)
+    mmap: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense; a token is never repeated in the sentence.
+
+        Raises:
+            OptionError: Naming the option and what it takes.
+        """
+        if self.fetch not in FETCHES:
+            raise OptionError(f"--fetch {self.fetch!r}: choose from {', '.join(FETCHES)}")
+        token = self.token
+        if token is not None and not (token and token.isascii() and token.isprintable()):
+            raise OptionError("--token: this is no token of the hub")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where the weights of a hub model are, which are not all on this machine.
+
+    Attributes:
+        repository: ``org/name``.
+        commit: Full commit hash.
+        fetch: How to read them.
+        sizes: Bytes of each file, by its path in the repository.
+        token: Token for the hub; None for the usual environment and login.
+    """
+
+    repository: str
+    commit: str
+    fetch: Fetch
+    sizes: Mapping[str, int]
+    token: str | None = field(default=None, repr=False)
+
+    def path(self, uri: str) -> str:
+        """Path in the repository of a file that a tensor names."""
+        return uri.removeprefix(hub_uri(self.repository, self.commit, ""))
+
+
+def hub_uri(repository: str, commit: str, path: str) -> str:
+    """How a tensor names its file on the hub."""
+    return f"hf://{repository}@{commit}/{path}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +107,9 @@ class Checkpoint:
         format: Reader of the bytes: a module of ``formats``.
         memory: Live tensors by name, where the checkpoint is a model in memory.
         conv: Names known to be convolutions, where a live model told us.
+        remote: Where the bytes are, unless all of them are on this machine.
+        mmap: Map files into memory instead of reading them.
+        metadata: What the writers of the files added to their headers, all files merged.
     """
 
     name: str
@@ -51,3 +121,6 @@ class Checkpoint:
     format: str = "safetensors"
     memory: Mapping[str, Any] = field(default_factory=dict)
     conv: frozenset[str] = frozenset()
+    remote: Remote | None = None
+    mmap: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)

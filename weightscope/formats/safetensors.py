@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from weightscope.checkpoint import Fill
 from weightscope.errors import CheckpointError
 from weightscope.tensor import DTYPES, TensorRef
 from weightscope.text import shortened
@@ -49,11 +51,13 @@ class Header:
         tensors: Every tensor, in file order.
         sha256: Hash of the header bytes.
         size: Bytes of the whole file.
+        metadata: What its writer added.
     """
 
     tensors: tuple[TensorRef, ...]
     sha256: str
     size: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> Header:
@@ -64,30 +68,108 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
-        raw = _header_bytes(path, descriptor, size)
-    entries = _parse_json(path, raw)
-    _check_metadata(path, entries.pop("__metadata__", None))
-    refs = [_tensor(path, name, entry, 8 + len(raw)) for name, entry in entries.items()]
+
+        def read(start: int, count: int) -> bytes:
+            return _pread(path, descriptor, start, count)
+
+        return parse_header(str(path), size, read)
+
+
+def parse_header(file: str, size: int, read: Callable[[int, int], bytes]) -> Header:
+    """Check the header of a file wherever it is.
+
+    Args:
+        file: What the tensors name as their file, and the messages too.
+        size: Bytes of the whole file.
+        read: Bytes from a position on, as many as asked for unless the file ends.
+
+    Raises:
+        CheckpointError: Not a safetensors file, or one whose header lies.
+    """
+    raw = _header_bytes(file, size, read)
+    entries = _parse_json(file, raw)
+    metadata = _metadata(file, entries.pop("__metadata__", None))
+    refs = [_tensor(file, name, entry, 8 + len(raw)) for name, entry in entries.items()]
     refs.sort(key=lambda ref: (ref.start, ref.stop, ref.name))
-    _check_offsets(path, refs, 8 + len(raw), size)
-    return Header(tuple(refs), hashlib.sha256(raw).hexdigest(), size)
+    _check_offsets(file, refs, 8 + len(raw), size)
+    return Header(tuple(refs), hashlib.sha256(raw).hexdigest(), size, metadata)
 
 
-def read_tensor(ref: TensorRef, part: int | None = None) -> torch.Tensor:
-    """Read a tensor, or one index of its first dimension, on the CPU in its stored dtype.
+def span(ref: TensorRef, part: int | None = None) -> tuple[int, int]:
+    """First byte and number of bytes of a tensor, or of one index of its first dimension."""
+    nbytes = ref.nbytes if part is None else ref.nbytes // ref.shape[0]
+    return ref.start + (0 if part is None else part * nbytes), nbytes
+
+
+def fill_from_disk(ref: TensorRef, start: int, view: memoryview) -> None:
+    """Fill a view with bytes of a tensor's local file, by positioned reads.
 
     Raises:
         CheckpointError: The file is gone, shorter than its header said, or not readable.
     """
+    fill_from_file(Path(ref.file), ref, start, view)
+
+
+def fill_from_file(path: Path, ref: TensorRef, start: int, view: memoryview) -> None:
+    """The same from a copy of the tensor's file."""
+    with _opened(path) as descriptor:
+        _fill(path, descriptor, view, start, ref)
+
+
+def read_tensor(
+    ref: TensorRef, part: int | None = None, fill: Fill = fill_from_disk
+) -> torch.Tensor:
+    """Read a tensor, or one index of its first dimension, on the CPU in its stored dtype.
+
+    Raises:
+        CheckpointError: Its bytes cannot be had.
+    """
+    import torch
+
+    start, nbytes = span(ref, part)
+    buffer = torch.empty(nbytes, dtype=torch.uint8)
+    if nbytes:
+        fill(ref, start, memoryview(buffer.numpy().data))
+    return _as_stored(buffer, ref, part)
+
+
+def map_tensor(ref: TensorRef, part: int | None = None) -> torch.Tensor:
+    """Map a tensor of a local file, or one index of its first dimension, into memory.
+
+    Pages come from the disk when they are touched, and what is written stays private. A file that
+    is cut meanwhile kills the process: reading is the default.
+
+    Raises:
+        CheckpointError: The file is gone, shorter than its header said, or cannot be mapped.
+    """
+    import torch
+
+    start, nbytes = span(ref, part)
+    if not nbytes:
+        return read_tensor(ref, part)
+    skip = start % mmap.ALLOCATIONGRANULARITY
+    with _opened(Path(ref.file)) as descriptor:
+        if os.fstat(descriptor).st_size < start + nbytes:
+            raise CheckpointError(_shrunk(ref.file, ref))
+        try:
+            area = mmap.mmap(
+                descriptor, skip + nbytes, access=mmap.ACCESS_COPY, offset=start - skip
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"{ref.file}: cannot be mapped into memory ({error.strerror}); read it without "
+                "--mmap"
+            ) from None
+    buffer = torch.frombuffer(area, dtype=torch.uint8, offset=skip, count=nbytes)
+    if start % max(DTYPES[ref.dtype].bits // 8, 1):
+        buffer = buffer.clone()  # torch views aligned bytes only
+    return _as_stored(buffer, ref, part)
+
+
+def _as_stored(buffer: torch.Tensor, ref: TensorRef, part: int | None) -> torch.Tensor:
     import torch
 
     shape = ref.shape if part is None else ref.shape[1:]
-    nbytes = ref.nbytes if part is None else ref.nbytes // ref.shape[0]
-    start = ref.start + (0 if part is None else part * nbytes)
-    buffer = torch.empty(nbytes, dtype=torch.uint8)
-    if nbytes:
-        with _opened(Path(ref.file)) as descriptor:
-            _fill(descriptor, memoryview(buffer.numpy().data), start, ref)
     return buffer.view(getattr(torch, DTYPES[ref.dtype].torch)).reshape(shape)
 
 
@@ -110,7 +192,7 @@ def _opened(path: Path) -> Iterator[int]:
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a named pipe must not hang the program
 
 
-def _fill(descriptor: int, view: memoryview, start: int, ref: TensorRef) -> None:
+def _fill(path: Path, descriptor: int, view: memoryview, start: int, ref: TensorRef) -> None:
     done = 0
     while done < len(view):
         piece = view[done : done + _READ_AT_ONCE]
@@ -118,54 +200,62 @@ def _fill(descriptor: int, view: memoryview, start: int, ref: TensorRef) -> None
             count = os.preadv(descriptor, [piece], start + done)
         except OSError as error:
             raise CheckpointError(
-                f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error.strerror})"
+                f"{path}: reading tensor {shortened(ref.name)} failed ({error.strerror})"
             ) from None
         if not count:
-            raise CheckpointError(
-                f"{ref.file}: the file ends inside tensor {shortened(ref.name)}; it has shrunk "
-                "since its header was read, download or copy it again"
-            )
+            raise CheckpointError(_shrunk(path, ref))
         done += count
 
 
-def _header_bytes(path: Path, descriptor: int, size: int) -> bytes:
+def _shrunk(path: Path | str, ref: TensorRef) -> str:
+    return (
+        f"{path}: the file ends inside tensor {shortened(ref.name)}; it has shrunk since its "
+        "header was read, download or copy it again"
+    )
+
+
+def _pread(path: Path, descriptor: int, start: int, count: int) -> bytes:
     try:
-        start = os.pread(descriptor, 32, 0)
+        return os.pread(descriptor, count, start)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _header_bytes(file: str, size: int, read: Callable[[int, int], bytes]) -> bytes:
+    start = read(0, 32)
     length = int.from_bytes(start[:8], "little")
     plausible = len(start) > 8 and length <= MAX_HEADER and 8 + length <= size
     if not (plausible and start[8:9] == b"{"):
-        _check_disguise(path, start)
+        _check_disguise(file, start)
     if size < 8:
-        _refuse(path, f"it has {size} bytes, too few for a header")
+        _refuse(file, f"it has {size} bytes, too few for a header")
     if length > MAX_HEADER:
-        _refuse(path, f"its header claims {length} bytes, more than {MAX_HEADER}")
+        _refuse(file, f"its header claims {length} bytes, more than {MAX_HEADER}")
     if 8 + length > size:
-        _refuse(path, f"its header claims {length} bytes but the file has {size}; it is truncated")
-    raw = os.pread(descriptor, length, 8)
+        _refuse(file, f"its header claims {length} bytes but the file has {size}; it is truncated")
+    raw = read(8, length)
     if len(raw) != length:
-        _refuse(path, "its header could not be read whole")
+        _refuse(file, "its header could not be read whole")
     return raw
 
 
-def _check_disguise(path: Path, start: bytes) -> None:
+def _check_disguise(file: str, start: bytes) -> None:
     """Name what a file is that is no safetensors file."""
     for magic, what, advice in _DISGUISES:
         if start.startswith(magic):
-            raise CheckpointError(f"{path}: is {what}; {advice}")
+            raise CheckpointError(f"{file}: is {what}; {advice}")
 
 
-def _refuse(path: Path, why: str) -> NoReturn:
-    raise CheckpointError(f"{path}: not a valid safetensors file: {why}")
+def _refuse(file: str, why: str) -> NoReturn:
+    raise CheckpointError(f"{file}: not a valid safetensors file: {why}")
 
 
-def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in pairs:
             if name in found:
-                _refuse(path, f"the name {shortened(name)} appears twice in its header")
+                _refuse(file, f"the name {shortened(name)} appears twice in its header")
             found[name] = value
         return found
 
@@ -178,7 +268,7 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
         return int(text)
 
     if not raw.startswith(b"{"):
-        _refuse(path, "its header is not a JSON object")
+        _refuse(file, "its header is not a JSON object")
     try:
         entries = json.loads(
             raw.decode("utf-8"),
@@ -187,24 +277,25 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
             parse_int=integer,
         )
     except UnicodeDecodeError:
-        _refuse(path, "its header is not UTF-8")
+        _refuse(file, "its header is not UTF-8")
     except RecursionError:
-        _refuse(path, "its header is nested too deeply")
+        _refuse(file, "its header is nested too deeply")
     except ValueError:
-        _refuse(path, "its header is not valid JSON")
+        _refuse(file, "its header is not valid JSON")
     if not isinstance(entries, dict):
-        _refuse(path, "its header is not a JSON object")
+        _refuse(file, "its header is not a JSON object")
     return entries
 
 
-def _check_metadata(path: Path, metadata: Any) -> None:
+def _metadata(file: str, metadata: Any) -> dict[str, str]:
     if metadata is None:
-        return
+        return {}
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) and _is_unicode(key) and _is_unicode(value)
         for key, value in metadata.items()
     ):
-        _refuse(path, "its __metadata__ is not a table of strings")
+        _refuse(file, "its __metadata__ is not a table of strings")
+    return metadata
 
 
 def _is_unicode(text: str) -> bool:
@@ -230,43 +321,43 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _tensor(path: Path, name: str, entry: Any, base: int) -> TensorRef:
+def _tensor(file: str, name: str, entry: Any, base: int) -> TensorRef:
     label = shortened(name)
     if not _is_unicode(name):
-        _refuse(path, f"the tensor name {label} is not valid Unicode")
+        _refuse(file, f"the tensor name {label} is not valid Unicode")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        _refuse(path, f"the entry of tensor {label} is not dtype, shape and data_offsets")
+        _refuse(file, f"the entry of tensor {label} is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        _refuse(path, f"tensor {label} has the unknown dtype {shortened(dtype)}")
+        _refuse(file, f"tensor {label} has the unknown dtype {shortened(dtype)}")
     if not isinstance(shape, list) or not all(_is_count(n) for n in shape) or not _fits(shape):
-        _refuse(path, f"tensor {label} has the impossible shape {shortened(shape)}")
+        _refuse(file, f"tensor {label} has the impossible shape {shortened(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        _refuse(path, f"tensor {label} has the impossible offsets {shortened(offsets)}")
+        _refuse(file, f"tensor {label} has the impossible offsets {shortened(offsets)}")
     start, stop = offsets
-    ref = TensorRef(name, tuple(shape), dtype, str(path), base + start, base + stop)
+    ref = TensorRef(name, tuple(shape), dtype, file, base + start, base + stop)
     bits = ref.size * DTYPES[dtype].bits
     if bits % 8 or bits // 8 != stop - start:
         _refuse(
-            path,
+            file,
             f"tensor {label} of shape {shortened(shape)} and dtype {dtype} does not take the "
             f"{stop - start} bytes its offsets give it",
         )
     return ref
 
 
-def _check_offsets(path: Path, refs: list[TensorRef], base: int, size: int) -> None:
+def _check_offsets(file: str, refs: list[TensorRef], base: int, size: int) -> None:
     position = base
     for ref in refs:
         if ref.start != position:
             what = "overlaps the one before it" if ref.start < position else "leaves a hole"
-            _refuse(path, f"tensor {shortened(ref.name)} {what}")
+            _refuse(file, f"tensor {shortened(ref.name)} {what}")
         position = ref.stop
     if position > size:
         _refuse(
-            path,
+            file,
             f"it ends after {size} bytes but its tensors need {position}; it is truncated, "
             "download or copy it again",
         )
     if position < size:
-        _refuse(path, f"{size - position} bytes at its end belong to no tensor")
+        _refuse(file, f"{size - position} bytes at its end belong to no tensor")

@@ -1,163 +1,236 @@
-"""Checkpoints on disk: a safetensors file, a folder of shards, or an index file."""
+"""Checkpoints on disk: a file, a folder of files, an index, a pipeline, a folder of a training."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from weightscope.checkpoint import Checkpoint, SourceFile
+from weightscope.checkpoint import Checkpoint
 from weightscope.errors import CheckpointError
-from weightscope.formats.safetensors import read_header
-from weightscope.tensor import TensorRef
-from weightscope.text import shortened
+from weightscope.formats.safetensors import MAX_HEADER, read_header
+from weightscope.sources.choice import (
+    SUFFIXES,
+    Choice,
+    Format,
+    choose,
+    index_format,
+    is_training_state,
+    weights_of,
+)
+from weightscope.sources.parts import joined, prefixed
+from weightscope.sources.shards import (
+    Shard,
+    assemble,
+    check_listed,
+    index_names,
+    read_config,
+    read_json,
+)
+from weightscope.text import count_of
 
-MAX_JSON = 64 << 20
-INDEX_SUFFIX = ".safetensors.index.json"
+_STEP = re.compile(r"checkpoint-(\d{1,18})")
+_OF_THE_TRAINER = "pytorch_model_fsdp_0"
+"""Where the Trainer puts a distributed checkpoint."""
+_FOREIGN = (".onnx", ".h5", ".keras", ".msgpack", ".tflite", ".pb", ".npz", ".pkl")
 
 
 def open_local(path: Path) -> Checkpoint:
-    """Index a checkpoint on disk from headers alone.
+    """Index a checkpoint on disk; no matrix is read, and no code of it is run.
 
     Raises:
         CheckpointError: Nothing there, nothing readable, a missing shard, or a broken file.
     """
     try:
         if path.is_dir():
-            if (path / "run.json").is_file() and (path / "rows.jsonl").is_file():
-                raise CheckpointError(
-                    f"{path}: is a run folder, not a model; show it with: weightscope report {path}"
-                )
-            files, notes = _folder_files(path)
-            return _index(path.resolve().name, path, files, notes)
-        if path.name.endswith(INDEX_SUFFIX) and path.is_file():
-            listed = _listed_files(path)
-            return _index(path.resolve().parent.name, path.parent, listed, _strays(path, listed))
+            return _open_folder(path)
+        form = index_format(path.name)
+        if form and path.is_file():
+            return _open_chosen(path.parent, Choice(form, path.name, (), ()))
         if not path.exists():
             hint = "; a hub id has the form org/name" if path.name == str(path) else ""
             raise CheckpointError(f"{path}: no such file or folder{hint}")
+        return _open_file(path)
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it; check the mode") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _open_file(path: Path) -> Checkpoint:
     if path.suffix == ".json":
         raise CheckpointError(f"{path}: not a safetensors index; name the folder instead")
-    return _index(path.stem, path.parent, [path], [])
-
-
-def _folder_files(folder: Path) -> tuple[list[Path], list[str]]:
-    indexes = sorted(folder.glob("*" + INDEX_SUFFIX))
-    if indexes:
-        usual = folder / ("model" + INDEX_SUFFIX)
-        chosen = usual if usual in indexes else indexes[0]
-        files = _listed_files(chosen)
-        return files, _strays(chosen, files)
-    files = sorted(
-        entry for entry in folder.glob("*.safetensors") if not entry.name.startswith(".")
-    )
-    if not files:
-        raise CheckpointError(f"{folder}: {_why_no_weights(folder)}")
-    return files, []
-
-
-def _why_no_weights(folder: Path) -> str:
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
-    if pickles:
-        return (
-            f"holds no safetensors file, only {pickles[0]!r}, a pickle, which is never opened; "
-            "convert the model to safetensors first"
-        )
-    inside = sorted({p.parent.name for p in folder.glob("*/*.safetensors")})
-    if inside:
-        return f"holds no safetensors file itself, but its folder {inside[0]!r} does; name that one"
-    return "holds no weights (no .safetensors file)"
-
-
-def _strays(index: Path, listed: list[Path]) -> list[str]:
-    strays = sorted(
-        p.name for p in index.parent.glob("*.safetensors") if p not in listed and p.name[0] != "."
-    )
-    if not strays:
-        return []
-    return [f"{index.name} chooses the files; not in it and not read: {', '.join(strays)}"]
-
-
-def index_names(index: Path) -> list[str]:
-    """File names an index lists, sorted; each a plain name in the index's own folder.
-
-    Raises:
-        CheckpointError: Not an index, or one that points elsewhere.
-    """
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no weight_map; it is not a safetensors index")
-    names = set()
-    for name in weight_map.values():
-        plain = isinstance(name, str) and name == Path(name).name and not set(name) & {"\\", "\0"}
-        if not plain or name in {"", "..", "."}:
-            raise CheckpointError(
-                f"{index}: points to {shortened(name)}, which is not a plain file name in its "
-                "own folder"
-            )
-        names.add(name)
-    return sorted(names)
-
-
-def _listed_files(index: Path) -> list[Path]:
-    files = [index.parent / name for name in index_names(index)]
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
+    if path.name == ".metadata" or path.suffix in SUFFIXES["distributed"]:
         raise CheckpointError(
-            f"{index}: {len(missing)} of {len(files)} shards are missing, first {missing[0]!r}; "
-            "download the rest of the model"
+            f"{path}: is one file of a distributed checkpoint; name its folder instead"
         )
-    return files
+    form = _format_of(path)
+    if form == "pytorch" and is_training_state(path.name):
+        raise CheckpointError(
+            f"{path}: is the state of a training, not weights; name its folder instead"
+        )
+    return _read(path.stem, path.parent, form, [path], [])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(
-                f"{path}: larger than {MAX_JSON >> 20} MiB, not a config or index"
-            )
-        parsed = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: is not valid JSON") from None
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path}: is not a JSON object")
-    return parsed
+def _format_of(path: Path) -> Format:
+    """What a file is: by its name for safetensors, whose reader names disguises; else by bytes."""
+    if path.suffix in SUFFIXES["safetensors"] or not path.is_file():
+        return "safetensors"
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER:
+        return "safetensors"
+    if start.startswith(b"GGUF") or path.suffix in SUFFIXES["gguf"]:
+        return "gguf"
+    pickled = start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in SUFFIXES["pytorch"]
+    return "pytorch" if pickled else "safetensors"
 
 
-def _index(name: str, folder: Path, files: Iterable[Path], notes: list[str]) -> Checkpoint:
-    home: dict[str, str] = {}
-    tensors: list[TensorRef] = []
-    sources = []
-    for file in files:
-        header = read_header(file)
-        for ref in header.tensors:
-            if ref.name in home:
-                raise CheckpointError(
-                    f"{file}: tensor {shortened(ref.name)} is also in {home[ref.name]}; "
-                    "name one file, or the index that says which files belong together"
-                )
-            home[ref.name] = file.name
-        tensors += header.tensors
-        modified = file.stat().st_mtime_ns
-        sources.append(SourceFile(file.name, header.size, header.sha256, modified))
-    if not tensors:
-        raise CheckpointError(f"{folder / name}: holds no tensors")
-    config, config_notes = _config(folder)
-    return Checkpoint(name, tuple(tensors), tuple(sources), config, "", (*notes, *config_notes))
+def _open_folder(folder: Path) -> Checkpoint:
+    names = _names_in(folder)
+    if {"run.json", "rows.jsonl"} <= set(names):
+        raise CheckpointError(
+            f"{folder}: is a run folder, not a model; show it with: weightscope report {folder}"
+        )
+    own = _pipeline(folder, names) or _own_weights(folder, names)
+    steps = _steps(folder, names)
+    if steps:
+        return _of_training(folder, steps, own)
+    if own is None:
+        raise CheckpointError(f"{folder}: {_why_no_weights(folder, names)}")
+    return own
 
 
-def _config(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    path = folder / "config.json"
-    if not path.is_file():
-        return {}, []
-    try:
-        return _read_json(path), []
-    except CheckpointError as error:
-        return {}, [f"the config was ignored: {error}"]
+def _of_training(folder: Path, steps: Sequence[str], own: Checkpoint | None) -> Checkpoint:
+    """The model of a training's folder: its own, else its last; and how to choose another."""
+    of = f"of its {count_of(len(steps), 'checkpoint')} of a training"
+    if own is not None:
+        which = f"its own weights are read and none {of}"
+    else:
+        last = folder / steps[-1]
+        names = _names_in(last)
+        own = _own_weights(last, names)
+        if own is None:
+            raise CheckpointError(f"{last}: {_why_no_weights(last, names)}")
+        which = f"{of} the last is read, {last.name}"
+    how = f"name the folder of another, or follow all with: weightscope track {folder}"
+    return replace(own, notes=(f"{folder}: {which}; {how}", *own.notes))
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def _steps(folder: Path, names: Iterable[str]) -> list[str]:
+    """Folders of a training's checkpoints, in the order of their steps."""
+    found = ((int(match[1]), name) for name in names if (match := _STEP.fullmatch(name)))
+    return [name for _, name in sorted(found) if (folder / name).is_dir()]
+
+
+def _own_weights(folder: Path, names: Iterable[str]) -> Checkpoint | None:
+    """The model whose files lie in the folder itself."""
+    choice = choose(str(folder), names)
+    if choice is not None:
+        return _open_chosen(folder, choice)
+    inside = folder / _OF_THE_TRAINER
+    if (inside / ".metadata").is_file():
+        return replace(_open_chosen(inside, Choice("distributed", "", (), ())), name=_name(folder))
+    return None
+
+
+def _pipeline(folder: Path, names: Iterable[str]) -> Checkpoint | None:
+    """The models of a diffusers pipeline as one, each under the name of its folder."""
+    if "model_index.json" not in names:
+        return None
+    listed = read_json(folder / "model_index.json")
+    parts = []
+    for component in sorted(listed):
+        inside = folder / component
+        if component in names and isinstance(listed[component], list) and inside.is_dir():
+            found = _own_weights(inside, _names_in(inside))
+            parts += [prefixed(component, found)] if found else []
+    if not parts:
+        return None
+    kind = listed.get("_class_name")
+    notes = _not_read("the folders of its pipeline", _weights_in(names))
+    config = {"architectures": [kind]} if isinstance(kind, str) else {}
+    return replace(joined(_name(folder), parts, {}, notes), config=config)
+
+
+def _weights_in(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    return sorted(name for form in SUFFIXES for name in weights_of(form, names))
+
+
+def _not_read(chosen: str, left: Sequence[str]) -> list[str]:
+    """A remark on weights beside those that were chosen."""
+    return (
+        [f"{chosen} chooses the files; not in it and not read: {', '.join(left)}"] if left else []
+    )
+
+
+def _open_chosen(folder: Path, choice: Choice) -> Checkpoint:
+    left = set(choice.left)
+    files = list(choice.files)
+    chosen = files[0] if files else choice.index or ".metadata"
+    if choice.index:
+        files = index_names(folder / choice.index)
+        missing = [name for name in files if not (folder / name).exists()]
+        check_listed(folder / choice.index, files, missing)
+        left = {*left, *_weights_in(_names_in(folder))} - set(files)
+    if (folder / "original").is_dir() and _weights_in(_names_in(folder / "original")):
+        left.add("original/")
+    if choice.index:
+        notes = _not_read(chosen, sorted(left))
+    else:
+        notes = [f"read: {chosen}; not read beside it: {', '.join(sorted(left))}"] if left else []
+    return _read(_name(folder), folder, choice.format, [folder / name for name in files], notes)
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def _read(
+    name: str, folder: Path, form: Format, files: Sequence[Path], notes: Sequence[str]
+) -> Checkpoint:
+    config, config_notes = read_config(folder / "config.json")
+    notes = [*notes, *config_notes]
+    if form == "safetensors":
+        shards = [Shard(str(f), f.name, read_header(f), f.stat().st_mtime_ns) for f in files]
+        return assemble(name, shards, config, notes)
+    if form == "distributed":
+        from weightscope.formats import distributed
+
+        parts = [distributed.index_folder(folder)]
+    elif form == "pytorch":
+        from weightscope.formats import pytorch
+
+        parts = [pytorch.index_file(file) for file in files]
+    else:
+        from weightscope.formats import gguf
+
+        parts = [gguf.index_file(file) for file in files]
+    return joined(name, parts, config, notes)
+
+
+def _why_no_weights(folder: Path, names: Sequence[str]) -> str:
+    for name in names:
+        if (folder / name).is_dir() and _weights_in(_names_in(folder / name)):
+            return f"holds no weights itself, but its folder {name!r} does; name that one"
+    chunks = any(name.endswith(SUFFIXES["distributed"]) for name in names)
+    if chunks or ".metadata" in names:
+        lacks = "its .metadata" if chunks else "its .distcp files"
+        return f"holds a distributed checkpoint without {lacks}; copy the rest of it"
+    state = [name for name in names if is_training_state(name)]
+    if state:
+        return f"holds no weights, only the state of a training ({state[0]!r})"
+    foreign = [name for name in names if name.endswith(_FOREIGN)]
+    if foreign:
+        return (
+            f"holds no weights that can be read, only {foreign[0]!r}; convert the model to "
+            "safetensors first"
+        )
+    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    return f"holds no weights (no file of {known})"

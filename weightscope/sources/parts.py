@@ -1,0 +1,63 @@
+"""Checkpoints made of others: several files of one model, or the models of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from weightscope.checkpoint import Checkpoint
+from weightscope.errors import CheckpointError
+from weightscope.text import shortened
+
+
+def joined(
+    name: str, parts: Sequence[Checkpoint], config: Mapping[str, Any], notes: Iterable[str]
+) -> Checkpoint:
+    """One checkpoint from several.
+
+    Args:
+        name: Its name.
+        parts: What it is made of.
+        config: Its configuration; where it is empty that of the first part counts.
+        notes: Remarks before those of the parts.
+
+    Raises:
+        CheckpointError: A tensor is in two parts.
+    """
+    home: dict[str, str] = {}
+    memory: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for part in parts:
+        for ref in part.tensors:
+            if ref.name in home:
+                raise CheckpointError(
+                    f"{ref.file}: tensor {shortened(ref.name)} is also in {home[ref.name]}; "
+                    "name one file, or the index that says which files belong together"
+                )
+            home[ref.name] = ref.file
+        memory |= part.memory
+        metadata |= part.metadata
+    formats = [part.format for part in parts if part.format != "safetensors"]
+    return Checkpoint(
+        name,
+        tuple(ref for part in parts for ref in part.tensors),
+        tuple(file for part in parts for file in part.files),
+        config or parts[0].config,
+        notes=(*notes, *(note for part in parts for note in part.notes)),
+        format=next(iter(formats), "safetensors"),
+        memory=memory,
+        metadata=metadata,
+    )
+
+
+def prefixed(component: str, part: Checkpoint) -> Checkpoint:
+    """A model of a pipeline: its tensors and files are named after it, as in ``unet.…``."""
+    return replace(
+        part,
+        tensors=tuple(replace(ref, name=f"{component}.{ref.name}") for ref in part.tensors),
+        files=tuple(replace(file, name=f"{component}/{file.name}") for file in part.files),
+        notes=tuple(f"{component}: {note}" for note in part.notes),
+        memory={f"{component}.{name}": stored for name, stored in part.memory.items()},
+        metadata={},
+    )

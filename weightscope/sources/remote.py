@@ -1,0 +1,168 @@
+"""Reading a checkpoint whose weights are not on this machine, in the way that was chosen for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from weightscope.checkpoint import Fetch, Fill, Remote, hub_uri
+from weightscope.errors import CheckpointError
+from weightscope.formats.safetensors import fill_from_file
+from weightscope.sources.client import LIBRARY, asking, hushed, patiently
+from weightscope.sources.downloads import Downloads
+from weightscope.sources.ranges import Ranges, UnreachableError
+from weightscope.sources.stream import Span, Stream
+from weightscope.tensor import TensorRef
+from weightscope.text import scaled, shortened
+from weightscope.version import __version__
+
+_LATER = "a saved run goes on later with --resume"
+_AT_ONCE = 4
+"""Files that are downloaded side by side into the cache."""
+
+
+@contextmanager
+def fetching(remote: Remote, expected: Iterable[Span]) -> Iterator[Fill]:
+    """Open a remote checkpoint for reading; what was fetched for nothing but this is gone after.
+
+    Args:
+        remote: Where it is, and how to read it.
+        expected: File, first byte and byte count of every read to come, in their order; reads that
+            are not among them work too, at a request each.
+
+    Yields:
+        A function that fills a view with the bytes of a tensor; for any number of threads.
+    """
+    cached = _cached(remote)
+    missing = [span for span in expected if span[0] not in cached and span[2]]
+    with hushed(), _WAYS[remote.fetch](remote, missing) as fetched:
+
+        def fill(ref: TensorRef, start: int, view: memoryview) -> None:
+            if ref.file in cached:
+                fill_from_file(cached[ref.file], ref, start, view)
+            else:
+                fetched(ref, start, view)
+
+        yield fill
+
+
+def _cached(remote: Remote) -> dict[str, Path]:
+    """Files that the hub's cache holds, by how tensors name them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {}
+    for path in remote.sizes:
+        file = try_to_load_from_cache(remote.repository, path, revision=remote.commit)
+        if isinstance(file, str):
+            found[hub_uri(remote.repository, remote.commit, path)] = Path(file)
+    return found
+
+
+@contextmanager
+def _streaming(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
+    ranges = Ranges(remote.repository, remote.commit, remote.token)
+    stream = Stream(ranges, [(remote.path(file), start, size) for file, start, size in expected])
+
+    def fill(ref: TensorRef, start: int, view: memoryview) -> None:
+        try:
+            stream.fill(remote.path(ref.file), start, view)
+        except UnreachableError as error:
+            raise CheckpointError(
+                f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error}); {_LATER}"
+            ) from None
+
+    try:
+        yield fill
+    finally:
+        stream.close()
+
+
+@contextmanager
+def _by_shard(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
+    ranges = Ranges(remote.repository, remote.commit, remote.token)
+    with TemporaryDirectory(prefix="weightscope-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+
+        def fetch(uri: str) -> Path:
+            return _downloaded(ranges, remote, uri, folder)
+
+        def room(uri: str) -> bool:
+            return shutil.disk_usage(folder).free > 3 * remote.sizes[remote.path(uri)]
+
+        files = [file for file, _, _ in expected]
+        downloads = Downloads(fetch, files, 1, room, Path.unlink)
+        try:
+            yield downloads.fill
+        finally:
+            ranges.close()
+            downloads.close()
+
+
+def _downloaded(ranges: Ranges, remote: Remote, uri: str, folder: Path) -> Path:
+    """A whole file in a folder."""
+    path = remote.path(uri)
+    target = folder / Path(path).name
+    _check_room(uri, remote.sizes[path], folder)
+    try:
+        with target.open("wb", buffering=1 << 20) as file:
+            for piece in ranges.read(path, 0, remote.sizes[path]):
+                file.write(piece)
+    except UnreachableError as error:
+        raise CheckpointError(f"{uri}: could not be fetched ({error}); {_LATER}") from None
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror})") from None
+    return target
+
+
+@contextmanager
+def _through_cache(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
+    from huggingface_hub import hf_hub_download
+
+    def fetch(uri: str) -> Path:
+        def download() -> str:
+            return hf_hub_download(
+                remote.repository,
+                remote.path(uri),
+                revision=remote.commit,
+                token=remote.token,
+                library_name=LIBRARY,
+                library_version=__version__,
+            )
+
+        try:
+            with asking(uri):
+                return Path(patiently(download))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {_LATER}") from None
+
+    def room(_uri: str) -> bool:
+        return True
+
+    def keep(_path: Path) -> None:
+        """It is in the cache for next time."""
+
+    downloads = Downloads(fetch, [file for file, _, _ in expected], _AT_ONCE - 1, room, keep)
+    try:
+        yield downloads.fill
+    finally:
+        downloads.close()
+
+
+_WAYS: dict[Fetch, Callable[[Remote, Sequence[Span]], AbstractContextManager[Fill]]] = {
+    "stream": _streaming,
+    "shard": _by_shard,
+    "cache": _through_cache,
+}
+
+
+def _check_room(uri: str, size: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        needed, there = scaled(size, "B", 1024), scaled(free, "B", 1024)
+        raise CheckpointError(
+            f"{uri}: needs {needed} in {folder.parent}, where {there} are free; set TMPDIR to a "
+            "larger disk, or use --fetch stream"
+        )
