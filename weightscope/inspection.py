@@ -73,10 +73,12 @@ def inspect_checkpoint(
 ) -> Inspection:
     """Collapse the matrices to patterns and estimate the work."""
     groups: dict[tuple[Any, ...], list[Matrix]] = {}
-    everything = [(m, "analysed") for m in selection.matrices]
+    everything = [(m, _treatment(m)) for m in selection.matrices]
     everything += [(e.matrix, f"{e.status}: {e.reason}") for e in selection.exclusions]
     for matrix, treatment in everything:
         shape = matrix.tensor.shape[1:] if matrix.view == "expert" else matrix.tensor.shape
+        if matrix.part is not None:
+            shape = (matrix.rows, matrix.cols)
         key = (matrix.module, matrix.role, shape, matrix.tensor.dtype, matrix.view, treatment)
         groups.setdefault(key, []).append(matrix)
     patterns = tuple(
@@ -94,6 +96,15 @@ def inspect_checkpoint(
         facts,
         plan.flops / speed(available_threads()),
     )
+
+
+def _treatment(matrix: Matrix) -> str:
+    """What becomes of a matrix that is analysed, and what headers tell against its figures."""
+    if matrix.unsplit:
+        return f"analysed whole: {matrix.unsplit}"
+    if matrix.padding:
+        return f"analysed, with {count_of(matrix.padding, 'row')} beyond the vocabulary"
+    return "analysed"
 
 
 def speed(threads: int) -> float:

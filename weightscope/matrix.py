@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -15,17 +15,85 @@ one matrix ``tensor[:, :, i, j]`` per kernel position; or ``tensor.reshape(tenso
 
 
 @dataclass(frozen=True)
+class Part:
+    """A logical matrix inside a fused one: the same span of every group along one axis.
+
+    The axis is cut into ``groups`` groups of equal size; the part takes ``length`` entries from
+    ``offset`` of each. One group is a plain block; as many groups as pairs are interleaved rows.
+
+    Attributes:
+        label: What the name of the matrix ends in, such as ``q`` or ``up``.
+        role: What the part does.
+        axis: 0 for rows, 1 for columns, of the matrix as stored.
+        groups: Number of groups.
+        offset: First entry of the part in each group.
+        length: Entries of the part in each group.
+    """
+
+    label: str
+    role: str
+    axis: int
+    groups: int
+    offset: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Entries of the part along its axis."""
+        return self.groups * self.length
+
+
+@dataclass(frozen=True)
+class Product:
+    """A low-rank update of a weight, scale * B A, stored as its factors.
+
+    Attributes:
+        A: (r, in), (experts * r, in) with the expert index slowest, or a kernel (r, in, ...).
+        B: (out, r), (out, r * experts) with the expert index fastest, or (out, r, 1, ...).
+        scale: Factor on the product.
+        rank: r.
+        weight: Name of the weight in the base model.
+        transposed: The weight is stored as (in, out).
+        experts: Number of experts whose factors are stacked.
+        needs: Kind of an update that the factors alone do not give, else empty.
+        magnitude: DoRA's norms of the rows of the updated weight (out,).
+    """
+
+    A: TensorRef
+    B: TensorRef
+    scale: float
+    rank: int
+    weight: str
+    transposed: bool = False
+    experts: int = 1
+    needs: str = ""
+    magnitude: TensorRef | None = None
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """Every stored tensor that it is made of."""
+        return (self.A, self.B) if self.magnitude is None else (self.A, self.B, self.magnitude)
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A weight matrix W to analyse, as an expression over a stored tensor.
 
     Attributes:
-        name: Tensor name, with ``[e]`` for an expert of a stack. Unique in a checkpoint.
+        name: Tensor name, with ``[e]`` for an expert of a stack and ``[q]`` for a part of a fused
+            matrix, in this order. Unique in a checkpoint.
         tensor: Where its bytes are.
         view: How it lies in the tensor.
         role: What it does in the model.
         module: Name pattern with ``#`` for the block index, without ``.weight``.
         block: First numeric component of the name.
         expert: Index of the expert, in the name or in the stack.
+        part: Which part of a fused matrix it is; None where it is whole.
+        unsplit: Why it is whole although it holds several matrices; empty where it does not.
+        padding: Rows beyond the vocabulary that the configuration gives.
+        product: The update it is, where it is one; ``tensor`` then only has its shape and name.
+        base: The weight to subtract, or to which the update belongs; None where there is none.
+        merged: It is the base with the update, not the update alone.
     """
 
     name: str
@@ -35,19 +103,53 @@ class Matrix:
     module: str
     block: int | None = None
     expert: int | None = None
+    part: Part | None = None
+    unsplit: str = ""
+    padding: int = 0
+    product: Product | None = None
+    base: Matrix | None = None
+    merged: bool = False
+
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Rows and columns as stored, of one slice, before a part is taken out."""
+        shape = self.tensor.shape
+        if self.view == "expert":
+            return shape[1], shape[2]
+        return shape[0], prod(shape[1:]) if self.view == "conv_flat" else shape[1]
 
     @property
     def rows(self) -> int:
-        """Rows as stored, of one slice."""
-        return self.tensor.shape[1] if self.view == "expert" else self.tensor.shape[0]
+        """Rows of one slice."""
+        whole = self.stored_shape[0]
+        return self.part.size if self.part and self.part.axis == 0 else whole
 
     @property
     def cols(self) -> int:
-        """Columns as stored, of one slice."""
-        shape = self.tensor.shape
-        if self.view == "expert":
-            return shape[2]
-        return prod(shape[1:]) if self.view == "conv_flat" else shape[1]
+        """Columns of one slice."""
+        whole = self.stored_shape[1]
+        return self.part.size if self.part and self.part.axis == 1 else whole
+
+    @property
+    def index(self) -> int | None:
+        """Index of the tensor's first dimension where it lies; None where it takes all of them."""
+        if self.view != "expert":
+            return None
+        return self.expert if self.tensor.shape[0] > 1 else 0
+
+    @property
+    def block_of_rows(self) -> TensorRef | None:
+        """The part as a tensor of its own, where its bytes follow each other in a file."""
+        part, ref = self.part, self.tensor
+        if part is None or part.axis or part.groups > 1 or not ref.file:
+            return None
+        rows, cols = self.stored_shape
+        first = part.offset + rows * (self.index or 0)
+        width = cols * DTYPES[ref.dtype].bits // 8
+        start = ref.start + first * width
+        return replace(
+            ref, shape=(part.length, cols), start=start, stop=start + part.length * width
+        )
 
     @property
     def slices(self) -> int:
@@ -80,9 +182,28 @@ class Matrix:
         return self.rows * self.cols * self.slices
 
     @property
+    def full_rank(self) -> int:
+        """Largest rank its form allows: n_evals, or less for a low-rank update."""
+        if self.product is None or self.base is not None:
+            return self.n_evals
+        return min(self.M, self.product.rank) * self.slices
+
+    @property
+    def unlike_noise(self) -> str:
+        """Why Gaussian noise of the same shape is nothing to compare with; empty where it is."""
+        if self.product is None or self.merged:
+            return ""
+        rank = self.product.rank
+        return f"Gaussian noise of the same shape is no null for a product of rank {rank}"
+
+    @property
     def nbytes(self) -> int:
         """Stored bytes that belong to this matrix."""
-        return self.params * DTYPES[self.tensor.dtype].bits // 8
+        beside = self.base.nbytes if self.base else 0
+        if self.product is not None:
+            stored = sum(ref.nbytes for ref in self.product.refs)
+            return beside + stored // self.product.experts
+        return beside + self.params * DTYPES[self.tensor.dtype].bits // 8
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from weightscope.checkpoint import Checkpoint
-from weightscope.decompositions.entries import entry_statistics, scale_for
+from weightscope.decompositions.entries import entry_statistics, scale_for, storage_floor
+from weightscope.decompositions.factors import factored_spectrum, factored_statistics
 from weightscope.decompositions.farms import SMALLEST_WINDOW, Windows, window_spectra, windows_for
 from weightscope.decompositions.full import full_spectrum
+from weightscope.decompositions.quantised import quant_error
+from weightscope.decompositions.shuffled import permutations, shuffling_generator
+from weightscope.expressions import (
+    Fetched,
+    Reader,
+    calls,
+    entries,
+    fetch,
+    pairs_of,
+    slices_of,
+    storage_noise,
+)
 from weightscope.formats import memory, safetensors
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
-from weightscope.measurement import EntryStatistics, FarmsFit, Measurement
+from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.metrics.rank import is_deficient, numerical_rank
+from weightscope.metrics.shuffled import compare
 from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import Farms
+from weightscope.sources.remote import fetching
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.tensor import DTYPES, TensorRef
 
-Reader = Callable[[TensorRef, int | None], torch.Tensor]
+Result = TypeVar("Result")
+AVERAGES_ITSELF, FEW_REPLICAS = 512, 5
+"""From this short side on one shuffled replica is enough by default; below, so many."""
 
 
-def reader_for(checkpoint: Checkpoint) -> Reader:
-    """The function that reads tensors of a checkpoint, or one index of their first dimension."""
-    if checkpoint.format == "memory":
-        return lambda ref, part: memory.read_tensor(checkpoint.memory, ref, part)
-    return safetensors.read_tensor
+@contextmanager
+def reading(checkpoint: Checkpoint, matrices: Iterable[Matrix] = ()) -> Iterator[Reader]:
+    """Open a checkpoint for reading, by any number of threads.
+
+    Args:
+        checkpoint: Where the tensors are.
+        matrices: What will be read, in order: a remote model is read ahead by it.
+
+    Yields:
+        The function that reads tensors, or one index of their first dimension.
+    """
+    if checkpoint.remote is not None:
+        expected = [
+            (ref.file, *safetensors.span(ref, index))
+            for matrix in matrices
+            for ref, index in calls(matrix)
+        ]
+        with fetching(checkpoint.remote, expected) as fill:
+            yield partial(safetensors.read_tensor, fill=fill)
+    else:
+        from_file = safetensors.map_tensor if checkpoint.mmap else safetensors.read_tensor
+        yield partial(_read, checkpoint.memory, from_file)
+
+
+def _read(
+    at_hand: Mapping[str, Any], from_file: Reader, ref: TensorRef, part: int | None
+) -> torch.Tensor:
+    if ref.name in at_hand:
+        return memory.read_tensor(at_hand, ref, part)
+    return from_file(ref, part)
 
 
 @dataclass(frozen=True)
@@ -42,40 +87,131 @@ class Measure:
         farms: FARMS recipe; None where the family was not asked for.
         device: Where the linear algebra runs.
         farms_embeddings: Cut windows from embeddings and heads too.
+        shuffled: Replicas of the shuffled null; 0 chooses by size, None computes none.
+        quant_error: Bit widths whose rounding error is measured.
+        seed: Seed of the shuffles.
+        read_base: Reads tensors of the base model, where matrices have one.
     """
 
     read: Reader
     farms: Farms | None
     device: str = "cpu"
     farms_embeddings: bool = False
+    shuffled: int | None = None
+    quant_error: tuple[int, ...] = ()
+    seed: int = 0
+    read_base: Reader | None = None
 
-    def __call__(self, matrix: Matrix) -> Measurement:
-        """Measure one matrix.
+    def fetch(self, matrix: Matrix) -> Fetched:
+        """Read one matrix, in its stored dtype, to where the device can take it from.
 
         Raises:
             CheckpointError: Its bytes cannot be read.
         """
-        stored = _stored(self.read, matrix)
-        try:
-            return self._on(self.device, matrix, stored)
-        except RuntimeError as error:
-            failed = _failed(matrix, error)
-        if self.device != "cpu":
-            try:
-                return self._on("cpu", matrix, stored)
-            except RuntimeError as error:
-                return _failed(matrix, error)
-        return failed
+        found = fetch(self.read, matrix, self.read_base)
+        pinned = self.device != "cpu" and torch.cuda.is_available()
+        return found.each(torch.Tensor.pin_memory) if pinned else found
 
-    def _on(self, device: str, matrix: Matrix, stored: torch.Tensor) -> Measurement:
-        slices = _slices(matrix, stored.to(device))
-        stats = entry_statistics(slices, DTYPES[matrix.tensor.dtype])
+    def __call__(self, matrix: Matrix, fetched: Fetched | None = None) -> Measurement:
+        """Measure one matrix; what cannot be computed is a failure in its place.
+
+        Args:
+            matrix: What to measure.
+            fetched: What ``fetch`` read of it before; None reads it now.
+
+        Raises:
+            CheckpointError: Its bytes cannot be read.
+        """
+        fetched = self.fetch(matrix) if fetched is None else fetched
+        if matrix.product is not None and matrix.base is None:
+            return self._update(matrix, fetched)
+        slices = cache(lambda device: slices_of(matrix, entries(matrix, fetched.to(device))))
+        stats = self._first(lambda device: _statistics(matrix, fetched, slices(device)))
+        if isinstance(stats, Failure):
+            return Measurement(matrix, failure=stats)
         if stats.nonfinite:
             return Measurement(matrix, stats)
-        spectrum = full_spectrum(slices, stats)
-        spectrum = replace(spectrum, solver=f"{spectrum.solver}-{torch.device(device).type}")
-        farms = self._farms(matrix, slices, stats, spectrum) if spectrum.largest else None
-        return Measurement(matrix, stats, spectrum, farms)
+        spectrum = self._first(lambda device: _on(full_spectrum(slices(device), stats), device))
+        if isinstance(spectrum, Failure):
+            return Measurement(matrix, stats, failure=spectrum)
+        if not spectrum.largest:
+            return Measurement(matrix, stats, spectrum)
+        return Measurement(
+            matrix,
+            stats,
+            spectrum,
+            self._first(lambda device: self._farms(matrix, slices(device), stats, spectrum)),
+            shuffled=self._first(
+                lambda device: self._shuffled(matrix, fetched, stats, spectrum, device)
+            ),
+            quant=self._first(lambda device: self._quant(slices(device), stats, spectrum)),
+        )
+
+    def _update(self, matrix: Matrix, fetched: Fetched) -> Measurement:
+        """Measure an update by its factors; what needs its entries fails with the reason."""
+        product = matrix.product
+        assert product is not None
+        stored = DTYPES[product.B.dtype], DTYPES[product.A.dtype]
+        stored = stored[::-1] if product.transposed else stored
+        pairs = cache(lambda device: pairs_of(matrix, fetched.to(device)))
+        scale = product.scale
+        stats = self._first(lambda device: factored_statistics(pairs(device), scale, stored))
+        if isinstance(stats, Failure):
+            return Measurement(matrix, failure=stats)
+        if stats.nonfinite:
+            return Measurement(matrix, stats)
+        spectrum = self._first(lambda device: _on(factored_spectrum(pairs(device), scale), device))
+        if isinstance(spectrum, Failure):
+            return Measurement(matrix, stats, failure=spectrum)
+        if not spectrum.largest:
+            return Measurement(matrix, stats, spectrum)
+        why = Failure("it needs the entries of the update, which is kept as its factors")
+        return Measurement(
+            matrix,
+            stats,
+            spectrum,
+            why if self.farms else None,
+            shuffled=None if self.shuffled is None else why,
+            quant=why if self.quant_error else None,
+        )
+
+    def _first(self, work: Callable[[str], Result]) -> Result | Failure:
+        """What the device finds, else the CPU, else why neither could."""
+        for device in dict.fromkeys((self.device, "cpu")):
+            try:
+                return work(device)
+            except (RuntimeError, MemoryError) as error:
+                failure = _failure(error)
+        return failure
+
+    def _shuffled(
+        self,
+        matrix: Matrix,
+        fetched: Fetched,
+        stats: EntryStatistics,
+        spectrum: Spectrum,
+        device: str,
+    ) -> Shuffled | None:
+        if self.shuffled is None:
+            return None
+        count = self.shuffled or (1 if matrix.M >= AVERAGES_ITSELF else FEW_REPLICAS)
+        dtype, scale = DTYPES[matrix.tensor.dtype], scale_for(stats.abs_max or 0.0)
+        replicas = []
+        stored = entries(matrix, fetched)
+        for permuted in permutations(stored, count, shuffling_generator(self.seed, matrix.name)):
+            slices = slices_of(matrix, permuted.to(device))
+            floor = max(storage_floor(m, dtype, scale) for m in slices)
+            floor = floor if matrix.base is None else stats.sv_floor or 0.0
+            replicas.append((full_spectrum(slices, replace(stats, sv_floor=floor)), floor))
+        return compare(spectrum, replicas, stats)
+
+    def _quant(
+        self, slices: list[torch.Tensor], stats: EntryStatistics, spectrum: Spectrum
+    ) -> tuple[QuantError, ...] | None:
+        rank = numerical_rank(spectrum, stats.sv_floor or 0.0)
+        scale = scale_for(stats.abs_max or 0.0)
+        found = (quant_error(slices, bits, spectrum, rank, scale) for bits in self.quant_error)
+        return tuple(found) or None
 
     def _farms(
         self,
@@ -88,54 +224,91 @@ class Measure:
             return None
         if matrix.role in OUTSIDE_BLOCKS and not self.farms_embeddings:
             return Failure("embeddings and heads get FARMS windows only with --farms-embeddings")
-        conv = matrix.role == "conv"
-        windows = windows_for(matrix.rows, matrix.cols, self.farms, conv)
-        if windows is None:
-            return Failure(f"the matrix is too small for a window of {SMALLEST_WINDOW} rows")
-        blocks = self.farms.geometry == "paper-conv" and conv
-        scale = scale_for(stats.abs_max or 0.0)
-        spectra = window_spectra(slices, windows, scale, blocks)
-        noise = _storage_noise(self.farms, stats, spectrum)
-        fitter = _Fitter(self.farms, max(windows.rows, windows.cols), scale, noise)
-        fits = (_fit_blocks if blocks else _fit_pooled)(spectra, fitter)
-        lambda_max = float(spectra.max()) / scale / scale
-        return _farms_fit(fits, lambda_max, windows, matrix, blocks)
+        return _farms_fit_of(matrix, slices, stats, spectrum, self.farms)
 
 
-def _stored(read: Reader, matrix: Matrix) -> torch.Tensor:
-    return read(matrix.tensor, (matrix.expert or 0) if matrix.view == "expert" else None)
+def farms_fits(
+    read: Reader, matrix: Matrix, recipes: Sequence[Farms], device: str = "cpu"
+) -> list[FarmsFit | Failure]:
+    """Fit the windows of one matrix, read once, under several recipes.
 
+    Args:
+        read: Reads tensors.
+        matrix: What to read.
+        recipes: Geometry and fit of each; those with the same windows and fit are done once.
+        device: Where the linear algebra runs.
 
-def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
-    """The entries as one matrix, stored dtype: a convolution as (rows, cols times positions).
+    Returns:
+        As many fits as recipes, or why there is none.
 
     Raises:
-        CheckpointError: The bytes cannot be read.
+        CheckpointError: Its bytes cannot be read.
     """
-    return _stored(read, matrix).reshape(matrix.rows, -1)
+    try:
+        fetched = fetch(read, matrix).to(device)
+        slices = slices_of(matrix, entries(matrix, fetched))
+        stats = _statistics(matrix, fetched, slices)
+        if stats.nonfinite:
+            return [Failure("some entries are not finite")] * len(recipes)
+        spectrum = full_spectrum(slices, stats)
+        if not spectrum.largest:
+            return [Failure("all entries are zero")] * len(recipes)
+        done: dict[tuple[object, ...], FarmsFit | Failure] = {}
+        keys = [_work_of(matrix, recipe) for recipe in recipes]
+        for key, recipe in zip(keys, recipes, strict=True):
+            if key not in done:
+                done[key] = _farms_fit_of(matrix, slices, stats, spectrum, recipe)
+        return [done[key] for key in keys]
+    except RuntimeError as error:
+        return [_failure(error)] * len(recipes)
 
 
-def _failed(matrix: Matrix, error: RuntimeError) -> Measurement:
-    """A row for a matrix that no solver could do; every other error is a defect of ours.
+def _work_of(matrix: Matrix, recipe: Farms) -> tuple[object, ...]:
+    """What two recipes must share to give the same fit of a matrix."""
+    windows = windows_for(matrix.rows, matrix.cols, recipe, matrix.role == "conv")
+    return windows, recipe.geometry, recipe.fit, recipe.floor
 
-    Raises:
-        RuntimeError: The given one, where it is neither non-convergence nor lack of memory.
-    """
+
+def _farms_fit_of(
+    matrix: Matrix,
+    slices: list[torch.Tensor],
+    stats: EntryStatistics,
+    spectrum: Spectrum,
+    recipe: Farms,
+) -> FarmsFit | Failure:
+    conv = matrix.role == "conv"
+    windows = windows_for(matrix.rows, matrix.cols, recipe, conv)
+    if windows is None:
+        return Failure(f"the matrix is too small for a window of {SMALLEST_WINDOW} rows")
+    blocks = recipe.geometry == "paper-conv" and conv
+    scale = scale_for(stats.abs_max or 0.0)
+    spectra = window_spectra(slices, windows, scale, blocks)
+    noise = _storage_noise(recipe, stats, spectrum)
+    fitter = _Fitter(recipe, max(windows.rows, windows.cols), scale, noise)
+    fits = (_fit_blocks if blocks else _fit_pooled)(spectra, fitter)
+    lambda_max = float(spectra.max()) / scale / scale
+    return _farms_fit(fits, lambda_max, windows, matrix, blocks)
+
+
+def _statistics(matrix: Matrix, fetched: Fetched, slices: list[torch.Tensor]) -> EntryStatistics:
+    """Statistics of the entries; the storage noise of all that they were formed from."""
+    if matrix.base is None and matrix.product is None:
+        return entry_statistics(slices, DTYPES[matrix.tensor.dtype])
+    found = entry_statistics(slices, DTYPES["F64"])
+    return found if found.nonfinite else replace(found, sv_floor=storage_noise(matrix, fetched))
+
+
+def _failure(error: Exception) -> Failure:
+    """Why something could not be computed; never an end of the run."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "can't allocate memory" in text or isinstance(error, torch.OutOfMemoryError):
-        failure = Failure("it does not fit into memory", "try fewer --threads, or --device cpu")
-    elif isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
-        failure = Failure(f"the solver failed ({text})")
-    else:
-        raise error
-    return Measurement(matrix, failure=failure)
+    lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if lacks_memory or "can't allocate memory" in text:
+        return Failure("it does not fit into memory", "try fewer --threads, or --device cpu")
+    return Failure(f"the solver failed ({text})")
 
 
-def _slices(matrix: Matrix, stored: torch.Tensor) -> list[torch.Tensor]:
-    if matrix.view == "conv_slices":
-        kernels = stored.reshape(*stored.shape[:2], -1)
-        return [kernels[:, :, j] for j in range(kernels.shape[2])]
-    return [stored.reshape(matrix.rows, matrix.cols)]
+def _on(found: Spectrum, device: str) -> Spectrum:
+    return replace(found, solver=f"{found.solver}-{torch.device(device).type}")
 
 
 @dataclass(frozen=True)
@@ -161,7 +334,10 @@ class _Fitter:
         largest = top**0.5 / self.scale
         floor = self.recipe.floor.relative(largest, self.N)
         floor = max(floor, self.sv_floor / largest * (self.sv_floor / largest))
-        return fit_power_law(evals / top, self.recipe.fit, floor)
+        # the authors' peak window compares a logarithm with eigenvalues, so it hangs on their unit
+        unit = 1.0 if self.recipe.fit == "peak" and self.scale == 1.0 else top
+        fit = fit_power_law(evals / unit, self.recipe.fit, floor * (top / unit))
+        return replace(fit, xmin=fit.xmin * (unit / top)) if isinstance(fit, PowerLaw) else fit
 
 
 def _storage_noise(recipe: Farms, stats: EntryStatistics, spectrum: Spectrum) -> float:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from weightscope.cli import analyze_options as a
 from weightscope.cli import options as o
 from weightscope.cli.explained import explained, say
 
 
 def analyze(
+    context: typer.Context,
     model: o.ModelArgument,
+    base: a.BaseOption = None,
+    merged: a.MergedOption = False,
     metrics: o.MetricsOption = None,
     include: o.IncludeOption = None,
     exclude: o.ExcludeOption = None,
@@ -19,8 +27,16 @@ def analyze(
     farms: o.FarmsOption = "auto",
     farms_embeddings: o.FarmsEmbeddingsOption = False,
     conv: o.ConvOption = "slices",
+    fused: o.FusedOption = False,
     welore_target: o.WeloreTargetOption = 0.5,
     eval_floor: o.EvalFloorOption = "rank",
+    sample: a.SampleOption = 0,
+    max_time: a.MaxTimeOption = None,
+    fit: a.FitOption = "pl",
+    bootstrap: a.BootstrapOption = 0,
+    shuffled: a.ShuffledOption = None,
+    quant_error: a.QuantErrorOption = None,
+    compat: a.CompatOption = None,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
     seed: o.SeedOption = 0,
@@ -37,6 +53,10 @@ def analyze(
     bom: o.BomOption = False,
     force: o.ForceOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Analyse every weight matrix of a checkpoint.
@@ -57,33 +77,52 @@ def analyze(
     hint = "" if no_save else "What was finished is kept; the same command with --resume continues."
     with explained(debug, hint):
         signal.signal(signal.SIGTERM, _interrupt)
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output, emit, run_emission
         from weightscope.cli.gating import apply_gates, read_gates
         from weightscope.evaluate import all_columns
-        from weightscope.settings import FAMILIES, Settings, parse_floor
+        from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
         output = Output(format, csv, json, sort, top, bom, force)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)
-        settings = Settings(
-            tuple(include or ()),
-            tuple(exclude or ()),
-            _families(metrics) if metrics else FAMILIES,
-            xmin,  # type: ignore[arg-type]
-            farms,
-            farms_embeddings,
-            conv,  # type: ignore[arg-type]
-            welore_target,
-            parse_floor(eval_floor),
-            device,
-            threads,
-            seed,
+        if compat is not None:
+            _check_compat(compat, context)
+        settings = _settings(context.params)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        run = _run(
+            model,
+            access,
+            settings,
+            (not no_save, out, force, resume, parse_duration(max_time)),
+            quiet,
         )
-        run = _run(model, settings, (not no_save, out, force, resume), quiet)
         emit(run_emission(run, output, ww_names), output)
         apply_gates(gates, run.rows)
+
+
+def _settings(given: Mapping[str, Any]) -> Any:
+    """Settings from options, each of which has the name of its field."""
+    from weightscope.settings import (
+        FAMILIES,
+        Settings,
+        parse_bits,
+        parse_floor,
+        parse_replicas,
+    )
+
+    plain = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
+    read = {
+        "include": tuple(given["include"] or ()),
+        "exclude": tuple(given["exclude"] or ()),
+        "metrics": _families(given["metrics"]) if given["metrics"] else FAMILIES,
+        "eval_floor": parse_floor(given["eval_floor"]),
+        "shuffled": parse_replicas(given["shuffled"]),
+        "quant_error": parse_bits(given["quant_error"]),
+    }
+    return Settings(**plain | read)
 
 
 def _check_saving(out: Path | None, resume: bool, no_save: bool, force: bool) -> None:
@@ -95,6 +134,22 @@ def _check_saving(out: Path | None, resume: bool, no_save: bool, force: bool) ->
         raise OptionError("--resume continues a run and --force replaces it: choose one")
 
 
+def _check_compat(peer: str, context: typer.Context) -> None:
+    """Refuse what was typed against a peer's conventions, even where it is the default."""
+    from weightscope import compat
+    from weightscope.settings import Settings, parse_floor
+
+    Settings(compat=peer)  # there is such a peer
+    typed = {
+        name: value
+        for name, value in context.params.items()
+        if "COMMANDLINE" in str(context.get_parameter_source(name))
+    }
+    if "eval_floor" in typed:
+        typed["eval_floor"] = parse_floor(str(typed["eval_floor"]))
+    compat.check(peer, typed)
+
+
 def _families(given: list[str]) -> tuple[str, ...]:
     return tuple(name for text in given for name in text.replace(",", " ").split())
 
@@ -103,18 +158,23 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(model: str, settings: Any, saving: tuple[Any, ...], quiet: bool) -> Any:
+def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet: bool) -> Any:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
+    from weightscope.present import partial
+    from weightscope.sources import open_model
 
+    checkpoint = open_model(model, access)
     with Talk(quiet) as talk:
-        run = analyze_model(model, settings, Saving(*saving), talk)
+        run = analyze_model(checkpoint, settings, Saving(*saving), talk)
     if not quiet:
         degenerate = {k: n for k, n in run.summary["status"].items() if k != "ok"}
         if degenerate:
             counts = ", ".join(f"{n} {status}" for status, n in degenerate.items())
             say(f"{sum(degenerate.values())} of {len(run.rows)} rows are not ok: {counts}")
-        if run.folder is not None and not run.reused:
+        for text in partial(run):
+            say(text)
+        if run.folder is not None and not run.reused and run.summary["stopped"] is None:
             say(f"Run saved in {run.folder}")
     return run

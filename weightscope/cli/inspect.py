@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from weightscope.cli import options as o
 from weightscope.cli.explained import explained, say
+
+if TYPE_CHECKING:
+    from weightscope.checkpoint import Checkpoint
+    from weightscope.settings import Settings
+
+WhyOption = Annotated[
+    bool,
+    typer.Option(
+        "--why",
+        help="Print the rule that fired for every tensor (role, layout, exclusion), and what the "
+        "model library says where it knows the family; takes seconds instead of none.",
+    ),
+]
 
 
 def inspect(
@@ -13,8 +29,12 @@ def inspect(
     include: o.IncludeOption = None,
     exclude: o.ExcludeOption = None,
     conv: o.ConvOption = "slices",
+    fused: o.FusedOption = False,
+    why: WhyOption = False,
     format: o.FormatOption = None,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    token: o.TokenOption = None,
     debug: o.DebugOption = False,
 ) -> None:
     """Show what a checkpoint holds and what analysing it would cost; reads headers only.
@@ -24,39 +44,68 @@ def inspect(
       weightscope inspect ./my-model
 
       weightscope inspect org/name --format json
+
+      weightscope inspect ./my-model --why
     """
     with explained(debug):
-        from weightscope.inspection import (
-            inspect_checkpoint,
-            inspection_record,
-            inspection_report,
-            patterns_table,
-        )
-        from weightscope.layouts.config import model_facts
-        from weightscope.outputs import STDOUT, write_output
-        from weightscope.plan import make_plan
-        from weightscope.recipe import Farms
-        from weightscope.resources import available_threads
-        from weightscope.select import select
+        from weightscope.checkpoint import Access
         from weightscope.settings import Settings
-        from weightscope.sinks import csv, json, markdown, terminal
         from weightscope.sources import open_model
-        from weightscope.version import __version__
 
-        settings = Settings(tuple(include or ()), tuple(exclude or ()), conv=conv)  # type: ignore[arg-type]
-        checkpoint = open_model(model)
+        settings = Settings(tuple(include or ()), tuple(exclude or ()), conv=conv, fused=fused)  # type: ignore[arg-type]
+        checkpoint = open_model(model, Access(revision=revision, token=token))
         for text in () if quiet else checkpoint.notes:
             say(text)
-        selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
-        plan = make_plan(selection.matrices, Farms(), available_threads())
-        found = inspect_checkpoint(checkpoint, selection, plan, model_facts(checkpoint.config))
         kind = format or (o.Format.table if sys.stdout.isatty() else o.Format.csv)
-        if kind is o.Format.json:
-            write_output(STDOUT, json.dumps(inspection_record(found)))
-        elif kind is o.Format.csv:
-            write_output(STDOUT, csv.render(*patterns_table(found)))
-        elif kind is o.Format.markdown:
-            report = inspection_report(found)
-            write_output(STDOUT, markdown.render(report, f"weightscope {__version__}"))
-        else:
-            terminal.write(inspection_report(found))
+        (_trace if why else _inspect)(checkpoint, settings, kind)
+
+
+def _inspect(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None:
+    from weightscope.inspection import (
+        inspect_checkpoint,
+        inspection_record,
+        inspection_report,
+        patterns_table,
+    )
+    from weightscope.layouts.config import model_facts
+    from weightscope.outputs import STDOUT, write_output
+    from weightscope.plan import make_plan
+    from weightscope.recipe import Farms
+    from weightscope.resources import available_threads
+    from weightscope.select import select_for
+    from weightscope.sinks import csv, json, markdown, terminal
+    from weightscope.version import __version__
+
+    selection = select_for(checkpoint, settings)
+    plan = make_plan(selection.matrices, Farms(), available_threads())
+    found = inspect_checkpoint(checkpoint, selection, plan, model_facts(checkpoint.config))
+    if kind is o.Format.json:
+        write_output(STDOUT, json.dumps(inspection_record(found)))
+    elif kind is o.Format.csv:
+        write_output(STDOUT, csv.render(*patterns_table(found)))
+    elif kind is o.Format.markdown:
+        report = inspection_report(found)
+        write_output(STDOUT, markdown.render(report, f"weightscope {__version__}"))
+    else:
+        terminal.write(inspection_report(found))
+
+
+def _trace(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None:
+    from weightscope.integrations.architecture import modules_of
+    from weightscope.outputs import STDOUT, write_output
+    from weightscope.select import findings_for
+    from weightscope.sinks import csv, json, markdown, terminal
+    from weightscope.tracing import traces, traces_record, traces_report, traces_table
+    from weightscope.version import __version__
+
+    modules, why_not = modules_of(checkpoint)
+    found = traces(findings_for(checkpoint, settings), modules)
+    if kind is o.Format.json:
+        write_output(STDOUT, json.dumps(traces_record(found, why_not)))
+    elif kind is o.Format.csv:
+        write_output(STDOUT, csv.render(*traces_table(found)))
+    elif kind is o.Format.markdown:
+        report = traces_report(checkpoint.name, found, why_not)
+        write_output(STDOUT, markdown.render(report, f"weightscope {__version__}"))
+    else:
+        terminal.write(traces_report(checkpoint.name, found, why_not))

@@ -11,10 +11,14 @@ import typer
 from rich.console import Console
 
 from weightscope.cli.analyze import analyze
+from weightscope.cli.command import OptionalNumbers
 from weightscope.cli.compare import compare
+from weightscope.cli.doctor import doctor
 from weightscope.cli.explain import explain
+from weightscope.cli.farms import farms
 from weightscope.cli.inspect import inspect
 from weightscope.cli.report import report
+from weightscope.cli.selftest import selftest
 from weightscope.cli.track import track
 from weightscope.version import __version__
 
@@ -28,7 +32,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for verb in (analyze, inspect, report, compare, track, explain):
+app.command(cls=OptionalNumbers)(analyze)
+for verb in (inspect, report, compare, track, farms, explain, selftest, doctor):
     app.command()(verb)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from weightscope.settings import FAMILIES
+
 
 class Format(StrEnum):
     """What goes to standard output."""
@@ -103,8 +105,52 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A .safetensors file, a folder with shards, an index file, or a hub id (org/name).",
+        help="A .safetensors file, a folder with shards, an index file; or a model on the hub: "
+        "org/name, org/name@revision, hf://org/name/part, or the URL of its page.",
         show_default=False,
+    ),
+]
+_REACHING = "Models on the hub, and reading"
+
+RevisionOption = Annotated[
+    str,
+    typer.Option(
+        "--revision",
+        metavar="REV",
+        help="Branch, tag or commit of a model on the hub; org/name@REV says the same.",
+        rich_help_panel=_REACHING,
+        show_default=False,
+    ),
+]
+FetchOption = Annotated[
+    str,
+    typer.Option(
+        "--fetch",
+        metavar="auto|stream|shard|cache",
+        help="How the weights of a hub model come: byte ranges that are kept nowhere, files one by "
+        "one through a temporary folder, or the hub's ordinary cache. auto: the cache up to 8 GiB "
+        "where the disk has room for twice that, else stream; what is cached is used in any case.",
+        rich_help_panel=_REACHING,
+    ),
+]
+TokenOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        help="Token for the hub; by default HF_TOKEN or what hf auth login has stored, which other "
+        "users of this machine cannot see in the list of processes.",
+        rich_help_panel=_REACHING,
+        show_default=False,
+    ),
+]
+MmapOption = Annotated[
+    bool,
+    typer.Option(
+        "--mmap",
+        help="Map local files into memory instead of reading them; a file that is cut meanwhile "
+        "ends the program.",
+        rich_help_panel=_REACHING,
     ),
 ]
 RunArgument = Annotated[
@@ -131,6 +177,13 @@ ConvOption = Annotated[
         help="A convolution kernel as one matrix per position, pooled, or as one flat matrix.",
     ),
 ]
+FusedOption = Annotated[
+    bool,
+    typer.Option(
+        "--fused",
+        help="Keep fused tensors (qkv, gate_up, ...) whole instead of dividing them.",
+    ),
+]
 _SAVE = "Saving and resuming"
 
 MetricsOption = Annotated[
@@ -138,8 +191,8 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics",
         metavar="FAMILY",
-        help="Families to compute (repeatable or comma-separated): alpha farms erg condition "
-        "rank welore mp norms stats. All by default; the others' columns stay empty.",
+        help=f"Families to compute (repeatable or comma-separated): {' '.join(FAMILIES)}. "
+        "All by default; the others' columns stay empty.",
     ),
 ]
 XminOption = Annotated[
@@ -181,9 +234,7 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", help="Cores to use; 0 means all this process may use.")
 ]
-SeedOption = Annotated[
-    int, typer.Option("--seed", help="Seed of everything random (by default nothing is).")
-]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 OutOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

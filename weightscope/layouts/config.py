@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _NESTED = ("text_config", "language_config", "llm_config")
+VOCABULARY = ("vocab_size", "padded_vocab_size")
 _ESSENTIAL = ("layers", "hidden_size", "heads")
-_ALIASES = {
+ALIASES = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "head_dim": ("head_dim",),
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads"),
+    "head_dim": ("head_dim", "kv_channels", "attention_head_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
 }
+"""What configurations call a count, by the name it has here."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ def model_facts(config: Mapping[str, Any]) -> ModelFacts:
     """
     family = config.get("model_type")
     family = family if isinstance(family, str) else None
-    merged = _flat(config)
-    if family and any(_count(merged, _ALIASES[key]) is None for key in _ESSENTIAL):
+    merged = flattened(config)
+    if family and any(count_in(merged, ALIASES[key]) is None for key in _ESSENTIAL):
         # a config may leave out what its family has by default; importing transformers takes
         # seconds, so a complete config is not made to wait for it
-        merged = _flat({**config, **_completed(dict(config), family)})
+        merged = flattened({**config, **completed(dict(config), family)})
     architectures = config.get("architectures")
     quantization = config.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
@@ -92,12 +94,12 @@ def model_facts(config: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(
         family,
         first if isinstance(first, str) else None,
-        **{name: _count(merged, aliases) for name, aliases in _ALIASES.items()},
+        **{name: count_in(merged, aliases) for name, aliases in ALIASES.items()},
         quantization=method if isinstance(method, str) else None,
     )
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with that of its language model, where it has several, on top."""
     merged = dict(config)
     for key in _NESTED:
@@ -106,7 +108,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _completed(config: dict[str, Any], family: str) -> dict[str, Any]:
+def completed(config: dict[str, Any], family: str) -> dict[str, Any]:
     """The configuration as transformers completes it; empty for a family it does not know."""
     from transformers import AutoConfig
 
@@ -119,7 +121,8 @@ def _completed(config: dict[str, Any], family: str) -> dict[str, Any]:
         return {}
 
 
-def _count(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+def count_in(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of these that is a positive whole number."""
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:

@@ -10,11 +10,14 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from weightscope.layouts.wrappers import unwrapped
+
 ROLES = (
     "attn_q",
     "attn_k",
     "attn_v",
     "attn_o",
+    "attn_kv",
     "attn_qkv",
     "mlp_gate",
     "mlp_up",
@@ -34,31 +37,43 @@ ROLES = (
 )
 OUTSIDE_BLOCKS = frozenset({"embedding", "position", "lm_head", "norm"})
 """Roles that stay out of model averages and of WeLore's fit."""
+VOCABULAR = frozenset({"embedding", "lm_head"})
+"""Roles of tables with a row per token; some models keep one for both."""
+FUSED = frozenset({"attn_kv", "attn_qkv", "mlp_gate_up", "expert_gate_up"})
+"""Roles of tensors that hold several matrices."""
+TAILLESS = frozenset({"router"})
+"""Roles of matrices whose few directions are no tail: nothing is fitted to them."""
 
 _EXPERT = r"(^|\.)experts(\.|$)"
 _ATTENTION = r"(^|[._])(attn|attention|self_attn|selfattention|encdecattention|crossattention|mha)"
 
 _RULES: tuple[tuple[str, str], ...] = (
     # biases, gains, masks and tables that happen to have two dimensions
-    (r"([._]bias|A_log)$(?<!attention_bias)(?<!rel_pos_bias)", "norm"),
+    (r"(attention|position|pos)_bias(es)?$", "position"),
+    (r"[._]bias$(?<!rel_pos_bias)", "norm"),
+    # JetMoE's experts of attention, which are named like those of the feed-forward layer
+    (_ATTENTION + r".*experts\.input_linear$", "attn_q"),
+    (_ATTENTION + r".*experts\.output_linear$", "attn_o"),
     # mixtures of experts: Mixtral w1/w2/w3; DBRX w1/v1/w2; Qwen, DeepSeek, OLMoE, gpt-oss, Llama-4
-    (_EXPERT + r".*(gate_up_proj|gate_and_up|input_linear)$", "expert_gate_up"),
+    (_EXPERT + r".*(gate_up_proj|gate_and_up\w*|input_linear|w13(_weight)?)$",
+     "expert_gate_up"),
     (r"(^|\.)(moe|block_sparse_moe|mlp)\.input_linear$", "expert_gate_up"),
     (r"(^|\.)(moe|block_sparse_moe|mlp)\.output_linear$", "expert_down"),
     (_EXPERT + r".*(gate_proj|w1|linear_fc1_gate)$", "expert_gate"),
     (_EXPERT + r".*(up_proj|w3|v1|fc1|wi)$", "expert_up"),
-    (_EXPERT + r".*(down_proj|w2|fc2|wo|output_linear)$", "expert_down"),
+    (_EXPERT + r".*(down_projs?|w2(_weight)?|fc2|wo|output_linear)$", "expert_down"),
     (r"(router(\.(layer|classifier|linear|weight|gate|proj))?|shared_expert_gate)$", "router"),
     (r"(mlp|moe|feed_forward|ffn|block_sparse_moe)\.gate$", "router"),
     # positions before embeddings: both end alike
-    (r"(position|pos)_?(embeddings?|embed|embedding_table|emb|ids|bias_table)$", "position"),
+    (r"(positions?|pos)_?(embeddings?|embed|embedding_table|emb|ids|bias_table)$", "position"),
     (r"(embed_positions|wpe|positional_embedding|relative_attention_bias|pe|rel_pos_[hw])$",
      "position"),
     (r"(position_embedding|relative_position|rotary).*$", "position"),
     (r"(^|\.)(word_embeddings?|token_type_embeddings|embed_tokens(_per_layer)?|wte|tok_embeddings)$",
      "embedding"),
     (r"(^|\.)(token_embedding|embed_in|shared|embeddings?|embed|tokens_embed|emb)$", "embedding"),
-    (r"(^|\.)embed_tokens\.#$", "embedding"),
+    (r"(^|\.)embed_tokens\.#$|(^|[._])(cls|mask|query|register|dist|distillation)_tokens?$",
+     "embedding"),
     (r"(^|\.)(lm_head|embed_out|classifier|score|qa_outputs|predictions\.decoder|head|heads\.head)$",
      "lm_head"),
     (r"(^|\.)(lm_head\.decoder|generator_lm_head|lm_loss|output_layer|lm_heads\.#|seq_relationship)$",
@@ -71,10 +86,13 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(ffn|feed_forward)\.key$", "mlp_up"),
     (r"(^|\.)(ffn|feed_forward)\.value$", "mlp_down"),
     (r"(^|[._])(norm|layernorm|layer_norm|ln_?\d*|ln_f|rmsnorm|batchnorm|bn\d*)$", "norm"),
+    # keys and values: cross-attention of GPT-2, resamplers, multi-head latent attention
+    (r"(^|\.)(crossattention\.c_attn|to_kv|kv_a_proj_with_mqa|kv_b_proj)$", "attn_kv"),
     # fused attention: GPT-2 c_attn, Phi qkv_proj, NeoX/BLOOM/Falcon query_key_value, MPT Wqkv
-    (r"(c_attn|linear_qkv|qkv_proj|query_key_value|wqkv|w_pack|in_proj_weight|in_proj_qkvz)$",
+    (r"(c_attn|linear_qkv|qkv_proj|query_key_value|wqkv|w_qkv|w_pack|in_proj_weight|in_proj_qkvz?"
+     r"|att_proj|qkv_linear)$",
      "attn_qkv"),
-    (r"(^|\.)(qkv|to_qkv|attn\.in_proj|self_attn\.in_proj)$", "attn_qkv"),
+    (r"(^|\.)(qkv|to_qkv|attn\.in_proj|self_attn\.in_proj|attention\.self\.in_proj)$", "attn_qkv"),
     (r"(^|[._])(linear_q|query_global|q_head|q_proj|query|to_q|add_q_proj|q_lin|wq|q_a_proj"
      r"|q_b_proj|query_proj)$", "attn_q"),
     (r"(^|[._])(linear_k|key_global|k_head|k_proj|key|to_k|add_k_proj|k_lin|wk|key_proj)$",
@@ -90,7 +108,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(o_proj|to_out(\.0)?|to_add_out|out_lin|wo)$(?<!mlp\.wo)(?<!dense\.wo)", "attn_o"),
     (_ATTENTION + r".*\.to_out\.\d+$", "attn_o"),
     # feed-forward: Llama gate/up/down; BERT intermediate/output; GPT-2 c_fc/c_proj; T5 wi/wo
-    (r"(^|[._])(gate_up_proj|gate_and_up_proj|fc1_gate_up)$", "mlp_gate_up"),
+    (r"(^|[._])(gate_up_proj|up_gate_proj|gate_and_up_proj|fc1_gate_up)$", "mlp_gate_up"),
+    (r"(^|\.)((mlp|ffn)\.(wi|w12|weights_in|ff_proj)|shared_mlp\.input_linear)$", "mlp_gate_up"),
+    (r"(^|\.)((mlp|ffn)\.weights_out|shared_mlp\.output_linear)$", "mlp_down"),
     (r"(^|\.)(gate_proj|fc_1|w1|wi_0|linear_gate)$", "mlp_gate"),
     (r"(^|\.)(up_proj|w3|wi_1|wi|c_fc|fc1|fc_in|lin1|linear1|fc_2|intermediate[._]dense"
      r"|mlp\.(0|dense1)|ff\.layer_1)$", "mlp_up"),
@@ -102,9 +122,6 @@ _RULES: tuple[tuple[str, str], ...] = (
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
 _CONV_NAME = re.compile(
     r"(^|[._])(conv|deconv|convolution|patch_embedding)|conv(\d*[a-z]?)?$", re.I
-)
-_MASK = re.compile(
-    r"(^|\.)(attn|attention|self_attn|self_attention)\.(attention\.)?(masked_)?bias$"
 )
 
 
@@ -118,7 +135,7 @@ class Place(NamedTuple):
 
 def place_of(name: str) -> Place:
     """Split a tensor name into its pattern and its indices."""
-    parts = name.removesuffix(".weight").split(".")
+    parts = unwrapped(name).removesuffix(".weight").split(".")
     block: int | None = None
     expert: int | None = None
     for position, part in enumerate(parts):
@@ -136,13 +153,26 @@ def place_of(name: str) -> Place:
     return Place(".".join(parts), block, expert)
 
 
+class Rule(NamedTuple):
+    """What a name says: the role, and which part of the name says so."""
+
+    role: str
+    because: str
+
+
 @lru_cache(maxsize=4096)
+def rule_for(module: str) -> Rule:
+    """The first rule that knows a two-dimensional weight; ``other`` and nothing where none does."""
+    for pattern, role in _COMPILED:
+        found = pattern.search(module)
+        if found:
+            return Rule(role, found.group().strip("._"))
+    return Rule("other", "")
+
+
 def role_of(module: str) -> str:
     """Role of a two-dimensional weight by its module pattern; ``other`` where no rule knows it."""
-    for pattern, role in _COMPILED:
-        if pattern.search(module):
-            return role
-    return "other"
+    return rule_for(module).role
 
 
 def is_expert_stack(module: str) -> bool:
@@ -154,8 +184,3 @@ def is_expert_stack(module: str) -> bool:
 def is_convolution(module: str) -> bool:
     """Whether the name of a 3-D tensor says that it is a convolution kernel."""
     return bool(_CONV_NAME.search(module)) and not is_expert_stack(module)
-
-
-def is_mask(name: str) -> bool:
-    """Whether the name of a tensor of three or more dimensions says that it is a causal mask."""
-    return bool(_MASK.search(name))

@@ -82,6 +82,8 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     spectrum = measured.spectrum
     if spectrum is None or spectrum.largest == 0:
         return {}
+    if measured.matrix.unlike_noise:
+        return {"mp_sigma": Failure(measured.matrix.unlike_noise)}
     N, M, Q = spectrum.N, spectrum.M, spectrum.Q
     evals = spectrum.relative_evals
     middle = float(np.median(evals))

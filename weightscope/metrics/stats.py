@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weightscope.columns import Column
 from weightscope.measurement import Measurement
-from weightscope.outcome import Values
+from weightscope.outcome import Failure, Values
 from weightscope.settings import Settings
 
 NEEDS: tuple[str, ...] = ()
@@ -61,15 +61,19 @@ COLUMNS = (
 )
 
 
+_UNFORMED = Failure("it needs the entries of the update, which is kept as its factors")
+
+
 def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values:  # noqa: ARG001
     """What the pass over the entries measured."""
     stats = measured.stats
     if stats is None:
         return {}
+    largest = stats.abs_max
     return {
         "weight_mean": stats.mean,
         "weight_std": stats.std,
-        "weight_abs_max": stats.abs_max,
+        "weight_abs_max": _UNFORMED if not stats.nonfinite and largest is None else largest,
         "weight_zero_fraction": stats.zero_fraction,
         "weight_nonfinite": stats.nonfinite,
     }
