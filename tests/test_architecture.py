@@ -27,8 +27,10 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report",
+    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
+DRAWERS |= {"encodings"}
 # what a drawer may use beside ground and values, each for a stated reason
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
@@ -36,13 +38,26 @@ ALSO = {
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"outputs", "alignment", "changes"}
+ACTS |= {"adapters", "expressions", "bases"}
+ACTS |= {
+    "outputs",
+    "alignment",
+    "changes",
+    "provenance",
+    "sampling",
+    "planted",
+    "adapters",
+    "bases",
+}
+ACTS |= {"expressions"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory"}
+SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
-    "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"},
+    "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
+    | {"expressions", "provenance", "encodings", "planted", "doctor"},
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
     "pytorch_lightning": {"integrations"},
@@ -53,6 +68,7 @@ MAY_IMPORT = {
     "safetensors": {"storage"},
     "scipy": set(),
     "matplotlib": set(),
+    "gguf": {"formats"},
     "jinja2": set(),
     "ray": set(),
 }
@@ -150,7 +166,18 @@ def _loaded(code: str) -> set[str]:
 def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded("import weightscope") == set()
     help_code = "import sys\nfrom weightscope.cli.main import app\n"
-    for verb in ([], ["analyze"], ["inspect"], ["report"], ["explain"], ["compare"], ["track"]):
+    verbs = (
+        "analyze",
+        "inspect",
+        "report",
+        "explain",
+        "compare",
+        "track",
+        "farms",
+        "selftest",
+        "doctor",
+    )
+    for verb in ([], *([name] for name in verbs)):
         run = help_code + f"try: app({[*verb, '--help']!r})\nexcept SystemExit: pass"
         assert _loaded(run) == set(), verb
 

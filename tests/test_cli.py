@@ -55,15 +55,26 @@ COLUMNS = [
     "mp_sigma", "mp_edge", "mp_spikes", "mp_softrank", "mp_ks",
     "frobenius_norm", "spectral_norm", "nuclear_norm", "log_norm", "log_spectral_norm",
     "weight_mean", "weight_std", "weight_abs_max", "weight_zero_fraction", "weight_nonfinite",
+    "alpha_null", "alpha_null_lo", "alpha_null_hi", "alpha_farms_null", "erg_null", "entropy_null",
+    "stable_rank_null", "condition_number_null", "noise_w1", "noise_p",
+    "shuffled_lambda_max", "shuffled_w1", "shuffled_jsd", "traps", "trap_cause",
+    "alpha_lo", "alpha_hi", "alpha_p", "tail_best", "tail_llr", "tail_llr_p", "alpha_lambda",
+    "alpha_second", "alpha_second_xmin", "snr", "snr_mp", "solver",
+    "quant_error_8", "quant_error_6", "quant_error_5", "quant_error_4", "quant_error_3",
+    "quant_error_2", "quant_shift_8", "quant_shift_6", "quant_shift_5", "quant_shift_4",
+    "quant_shift_3", "quant_shift_2", "reading", "advice",
+    "delta_rank_90", "delta_rank_95", "delta_rank_99", "delta_top_share", "adapter_rank",
+    "adapter_scale",
 ]  # fmt: skip
 TEXT = {
     "name", "module", "role", "dtype", "status", "warnings", "reason", "alpha_method", "alpha_band",
-    "farms_method", "welore_class",
+    "farms_method", "welore_class", "trap_cause", "tail_best", "solver", "reading", "advice",
 }  # fmt: skip
 WHOLE = {
     "block", "expert", "rows", "cols", "N", "M", "slices", "params", "alpha_n_tail",
     "alpha_farms_n_tail", "farms_windows", "farms_window_rows", "farms_window_cols", "erg_n_tail",
-    "erg_gap", "rank", "welore_rank", "mp_spikes", "weight_nonfinite",
+    "erg_gap", "rank", "welore_rank", "mp_spikes", "weight_nonfinite", "erg_null",
+    "delta_rank_90", "delta_rank_95", "delta_rank_99", "adapter_rank",
 }  # fmt: skip
 DEGENERATE = {
     "zero.weight": (torch.zeros(20, 12), "zero"),
@@ -113,7 +124,8 @@ class Analysed:
     def table(self) -> list[dict[str, Any]]:
         """Rows with raw names, as saved."""
         lines = (self.run / "table.jsonl").read_text("utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        rows = [json.loads(line) for line in lines if line]
+        return [{column: row[column] for column in COLUMNS} for row in rows]
 
     def report(self, *options: str) -> str:
         """Standard output of ``weightscope report`` on the run."""
@@ -229,8 +241,9 @@ def test_a_full_device_is_one_sentence(analysed: Analysed) -> None:
 
 def test_csv_has_the_documented_columns_in_order(analysed: Analysed) -> None:
     assert analysed.stdout.split("\n")[0] == ",".join(COLUMNS)
-    assert len(COLUMNS) == 70
-    assert list(analysed.table[0]) == COLUMNS
+    assert len(COLUMNS) == 117
+    first = (analysed.run / "table.jsonl").read_text("utf-8").split("\n")[0]
+    assert [key for key in json.loads(first) if key != "details"] == COLUMNS
 
 
 def test_every_tensor_of_two_or_more_dimensions_has_its_row(analysed: Analysed) -> None:
@@ -409,7 +422,7 @@ def test_json_holds_raw_names_and_null(analysed: Analysed) -> None:
     written = (analysed.work / "out.json").read_bytes().decode()
     found = json.loads(written, parse_constant=no_constant)
     assert found["rows"] == analysed.table
-    assert set(found) == {"provenance", "summary", "rows"}
+    assert set(found) == {"provenance", "summary", "details", "rows"}
     assert analysed.report("--format", "json") == written
     assert analysed.report("--json", "-") == written
 
@@ -441,8 +454,8 @@ def test_the_table_is_a_table(analysed: Analysed) -> None:
 def test_markdown_is_a_table_with_provenance(analysed: Analysed) -> None:
     text = analysed.report("--format", "markdown")
     assert text.startswith("# toy: ") and "| --- |" in text
-    lines = text.rstrip().splitlines()
-    assert lines[-1].startswith("_weightscope ") and "seed 0" in lines[-1]
+    last = [line for line in text.rstrip().splitlines() if line.startswith("_")]
+    assert last[1].startswith("_weightscope ") and "seed 0" in last[1]
     assert "<script>" not in text and "[bold]markup" not in text
 
 
@@ -788,6 +801,7 @@ METRICS = (
     "effective_rank_vn", "entropy", "participation_ratio", "welore_rank", "welore_rank_ratio",
     "mp_sigma", "mp_edge", "mp_spikes", "mp_softrank", "mp_ks", "frobenius_norm", "spectral_norm",
     "nuclear_norm", "log_norm", "log_spectral_norm",
+    *(name for name in COLUMNS[COLUMNS.index("alpha_null") :] if name not in TEXT),
 )  # fmt: skip
 
 

@@ -54,11 +54,13 @@ def row_of_evals(evals: Array, N: int, M: int | None = None, sv_floor: float = 0
     return row_of_spectrum(Spectrum(np.sqrt(evals), N, n), sv_floor)
 
 
-def row_of_spectrum(spectrum: Spectrum, sv_floor: float = 0.0) -> Row:
+def row_of_spectrum(
+    spectrum: Spectrum, sv_floor: float = 0.0, metrics: tuple[str, ...] = WITHOUT_FARMS
+) -> Row:
     ref = TensorRef("w", (spectrum.N, spectrum.M), "F64")
     stats = EntryStatistics(0.0, 1.0, 1.0, 0.0, 0, sv_floor)
     measured = Measurement(Matrix("w", ref, "whole", "other", "w"), stats, spectrum)
-    return evaluate(measured, Settings(metrics=WITHOUT_FARMS)).row
+    return evaluate(measured, Settings(metrics=metrics)).row
 
 
 def number(row: Row, name: str) -> float:
@@ -424,7 +426,7 @@ def test_the_cut_for_several_slices_is_that_of_their_maximum() -> None:
     x = np.sort(np.r_[np.tile(marchenko_pastur_quantiles(32, 2.0), 9)[:-1], (one + nine) / 2])
     for slices, expected in ((9, 0), (1, 1)):
         spectrum = Spectrum(np.sqrt(64 * x[::-1]), 64, 32, slices)
-        assert row_of_spectrum(spectrum)["mp_spikes"] == expected
+        assert row_of_spectrum(spectrum, metrics=("mp",))["mp_spikes"] == expected
 
 
 @pytest.mark.parametrize("Q", [1.0, 1.5, 6.0])

@@ -64,9 +64,14 @@ def as_csv(found: Run) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run folder, by its relative path; the lock is no content."""
+    """Every file of a run folder, by its relative path, but for the lock and the command."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != storage.LOCK)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    if storage.RUN in found:
+        lines = found[storage.RUN].split(b"\n")
+        kept = [line for line in lines if not line.startswith(b' "command": ')]
+        found[storage.RUN] = b"\n".join(kept)
+    return found
 
 
 def same_results(folder: Path, other: Path) -> bool:
@@ -461,7 +466,9 @@ def test_finished_measurements_are_not_computed_again(
     measured = []
     original = Measure.__call__
     monkeypatch.setattr(
-        Measure, "__call__", lambda self, m: measured.append(m.name) or original(self, m)
+        Measure,
+        "__call__",
+        lambda self, m, *rest: measured.append(m.name) or original(self, m, *rest),
     )
     resumed = run(model, out, settings, resume=True)
     means = {row["name"]: row["weight_mean"] for row in resumed.rows}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
-
-_LEADING = re.compile(r"^(module\.|base_model\.model\.)+")
-_ANYWHERE = re.compile(
-    r"(?:^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
+from weightscope.layouts.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def parse_prefix_map(text: str) -> PrefixMap:
 
 def plain_name(name: str, maps: Iterable[PrefixMap] = ()) -> str:
     """A tensor name without what training wrappers put around it."""
-    name = _LEADING.sub("", _ANYWHERE.sub("", name))
+    name = unwrapped(name)
     for prefix in maps:
         if name.startswith(prefix.old):
             return prefix.new + name[len(prefix.old) :]

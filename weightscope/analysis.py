@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
+from weightscope.bases import selection_of
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
+from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
-from weightscope.plan import Batch, Plan, flops, make_plan
+from weightscope.plan import Plan, flops, make_plan
 from weightscope.recipe import Farms, farms_preset
 from weightscope.resources import available_threads
 from weightscope.run import Run
-from weightscope.select import Selection, natural_key, select
+from weightscope.select import Selection, natural_key
 from weightscope.settings import Settings
 from weightscope.sources import open_model
 from weightscope.spectrum import Spectrum
@@ -29,8 +33,7 @@ from weightscope.storage import (
     load_run,
     read_provenance,
 )
-from weightscope.summary import summarise
-from weightscope.version import SCHEMA_VERSION, __version__
+from weightscope.summary import solver_counts, summarise
 
 
 class Observer(Protocol):
@@ -68,12 +71,14 @@ class Saving:
         out: Folder; None chooses ``./<model>.weightscope``, numbered where that is taken.
         force: Replace what is in ``out``.
         resume: Continue an interrupted run.
+        max_time: Seconds after which no further batch is begun; None for as long as it takes.
     """
 
     save: bool = False
     out: Path | None = None
     force: bool = False
     resume: bool = False
+    max_time: float | None = None
 
 
 def farms_recipe(settings: Settings) -> Farms | None:
@@ -109,11 +114,15 @@ def analyze(
     """
     settings, saving = settings or Settings(), saving or Saving()
     observer = observer or Silent()
+    from weightscope.provenance import provenance_of  # here, because it imports torch
+
     checkpoint = open_model(model)
     for text in checkpoint.notes:
         observer.note(text)
-    selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
-    settings, provenance = _resolved(settings, checkpoint)
+    base = open_model(settings.base) if settings.base else None
+    selection = selection_of(checkpoint, base, settings, settings.merged)
+    settings, device_name = with_resources(settings)
+    provenance = provenance_of(settings, checkpoint, device_name, base)
     plan = make_plan(selection.matrices, farms_recipe(settings), settings.threads)
     folder, finished = _choose_folder(saving, provenance, checkpoint.name, observer)
     if finished is not None:
@@ -122,23 +131,38 @@ def analyze(
     context: AbstractContextManager[RunWriter | None] = (
         RunWriter(folder, provenance, plan) if folder else nullcontext()
     )
+    until = inf if saving.max_time is None else monotonic() + saving.max_time
     with context as writer:
-        evaluated, spectra = _execute(checkpoint, settings, plan, writer, observer)
-        rows, summary = _finish(evaluated, spectra, selection, settings)
-        if writer:
-            writer.finish(rows, spectra, summary)
-    return Run(provenance, tuple(rows), summary, folder, load_spectra=lambda: spectra)
+        done = _execute((checkpoint, base), settings, plan, writer, _Until(observer, until))
+        run = replace(_finished(done, selection, settings, provenance), folder=folder)
+        if writer and run.summary["stopped"] is None:
+            writer.finish(run)
+    if run.summary["stopped"] is not None:
+        where = "; the same command with --resume continues" if folder else ""
+        observer.note(
+            f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
+        )
+    return run
+
+
+@dataclass(frozen=True)
+class _Until:
+    """Who is told about progress, and the time at which no further batch is begun."""
+
+    observer: Observer
+    until: float
 
 
 def _execute(
-    checkpoint: Checkpoint,
+    sides: tuple[Checkpoint, Checkpoint | None],
     settings: Settings,
     plan: Plan,
     writer: RunWriter | None,
-    observer: Observer,
+    watch: _Until,
 ) -> tuple[list[Evaluated], dict[str, Spectrum]]:
+    observer = watch.observer
     from weightscope.executors import local
-    from weightscope.measure import Measure, reader_for
+    from weightscope.measure import Measure, reading
 
     farms = farms_recipe(settings)
     recovered = writer.measured if writer else {}
@@ -147,36 +171,67 @@ def _execute(
     evaluated: list[Evaluated] = []
     spectra: dict[str, Spectrum] = {}
 
-    def take(batch: Batch, measured: list[Measurement]) -> None:
-        for one in measured:
-            evaluated.append(evaluate(one, settings))
-            if one.spectrum is not None:
-                spectra[one.matrix.name] = one.spectrum
-            if batch.index not in recovered:
-                observer.advance(one.matrix.name, flops(one.matrix, farms))
+    def take(one: Measurement, found: Evaluated) -> None:
+        evaluated.append(found)
+        if one.spectrum is not None:
+            spectra[one.matrix.name] = one.spectrum
 
-    for batch in before:
-        take(batch, recovered[batch.index])
-    work = Measure(reader_for(checkpoint), farms, settings.device, settings.farms_embeddings)
+    again = [one for batch in before for one in recovered[batch.index]]
+    entries = local.in_order(again, lambda one: evaluate(one, settings), settings.threads, 1)
+    for one, entry in zip(again, entries, strict=True):
+        take(one, entry)
     left = [batch for batch in plan.batches if batch.index not in recovered]
-    for batch, measured in local.run(left, work, settings.threads, settings.device):
-        if writer:
-            writer.append(batch, measured)
-        take(batch, measured)
+    ours, base = sides
+    wanted = [matrix for batch in left for matrix in batch.matrices]
+    theirs = [matrix.base for matrix in wanted if matrix.base]
+    with reading(ours, wanted) as read, reading(base or ours, theirs) as read_base:
+        work = Measure(
+            read,
+            farms,
+            settings.device,
+            settings.farms_embeddings,
+            settings.shuffled,
+            settings.quant_error,
+            settings.seed,
+            read_base,
+        )
+
+        def do(matrix: Matrix, fetched: Any) -> tuple[Measurement, Evaluated]:
+            measured = work(matrix, fetched)
+            return measured, evaluate(measured, settings)  # here, beside the work of the others
+
+        for batch, results in local.run(left, work.fetch, do, settings.threads, settings.device):
+            if writer:
+                writer.append(batch, [measured for measured, _ in results])
+            for one, found in results:
+                take(one, found)
+                observer.advance(one.matrix.name, flops(one.matrix, farms))
+            if monotonic() >= watch.until:
+                break
     return evaluated, spectra
 
 
-def _finish(
-    evaluated: list[Evaluated],
-    spectra: dict[str, Spectrum],
+def _finished(
+    done: tuple[list[Evaluated], dict[str, Spectrum]],
     selection: Selection,
     settings: Settings,
-) -> tuple[list[Any], dict[str, Any]]:
-    everything = [*evaluated, *map(excluded, selection.exclusions)]
-    everything.sort(key=lambda entry: natural_key(str(entry.row["name"])))
-    fitted = complete(everything, spectra, settings)
-    rows = [entry.row for entry in everything]
-    return rows, summarise(rows, selection, fitted)
+    provenance: Mapping[str, Any],
+) -> Run:
+    """The run of what was evaluated: all that was selected, unless the time was up."""
+    evaluated, spectra = done
+    entries = [*evaluated, *map(excluded, selection.exclusions)]
+    entries.sort(key=lambda entry: natural_key(str(entry.row["name"])))
+    fitted = complete(entries, spectra, settings)
+    rows = tuple(entry.row for entry in entries)
+    stopped = len(evaluated) < len(selection.matrices)
+    summary = {
+        **summarise(rows, selection, fitted),
+        "planned": len(selection.matrices),
+        "stopped": len(evaluated) if stopped else None,
+    }
+    details = {str(entry.row["name"]): entry.details for entry in entries if entry.details}
+    provenance = {**provenance, "solvers": solver_counts(spectra.values())}
+    return Run(provenance, rows, summary, details=details, load_spectra=lambda: spectra)
 
 
 def with_resources(settings: Settings) -> tuple[Settings, str]:
@@ -193,42 +248,6 @@ def with_resources(settings: Settings) -> tuple[Settings, str]:
         raise OptionError(f"--device {settings.device}: {error}") from None
     threads = settings.threads or available_threads()
     return replace(settings, device=device, threads=threads), device_name
-
-
-def _resolved(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, dict[str, Any]]:
-    """Settings with device and threads filled in, and the provenance of the run."""
-    import platform  # here, because reading a saved run does not need it
-
-    settings, device_name = with_resources(settings)
-    environment = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device_name": device_name,
-        "compute_dtype": "float64",
-        **{name: _version(name) for name in ("torch", "numpy")},
-    }
-    provenance = {
-        "schema": SCHEMA_VERSION,
-        "weightscope": __version__,
-        "model": checkpoint.name,
-        "source": {
-            "format": checkpoint.format,
-            "revision": checkpoint.revision,
-            "files": [asdict(file) for file in checkpoint.files],
-        },
-        "settings": settings.as_record(),
-        "environment": environment,
-    }
-    return settings, provenance
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _choose_folder(

@@ -12,9 +12,10 @@ from weightscope.decompositions.difference import compare_matrices
 from weightscope.decompositions.entries import count_nonfinite
 from weightscope.difference import Difference
 from weightscope.executors import local
+from weightscope.expressions import Reader, read_matrix
 from weightscope.matrix import Matrix
-from weightscope.measure import Reader, read_matrix, reader_for
-from weightscope.select import select
+from weightscope.measure import reading
+from weightscope.select import select_for
 from weightscope.settings import Settings
 from weightscope.tensor import DTYPES
 
@@ -29,7 +30,7 @@ class MatrixPair:
 
 def matrices_of(checkpoint: Checkpoint, settings: Settings) -> dict[str, Matrix]:
     """The matrices of a checkpoint by name."""
-    selection = select(checkpoint, settings.include, settings.exclude, settings.conv)
+    selection = select_for(checkpoint, settings)
     return {matrix.name: matrix for matrix in selection.matrices}
 
 
@@ -50,15 +51,19 @@ def measure_changes(
         no solver converged.
     """
     known = [matrices_of(checkpoint, settings) for checkpoint in checkpoints]
-    readers = [reader_for(checkpoint) for checkpoint in checkpoints]
     wanted = [
         MatrixPair(known[0][a], known[1][b]) for a, b in pairs if a in known[0] and b in known[1]
     ]
-    work = _Compare(readers[0], readers[1], settings.device)
     workers = settings.threads if settings.device == "cpu" else 1
-    results = local.in_order(wanted, work, workers, 1)
-    for pair, change in zip(wanted, results, strict=True):
-        yield pair.a.name, change
+    a, b = checkpoints
+    with (
+        reading(a, [pair.a for pair in wanted]) as read_a,
+        reading(b, [pair.b for pair in wanted]) as read_b,
+    ):
+        work = _Compare(read_a, read_b, settings.device)
+        results = local.in_order(wanted, work, workers, 1)
+        for pair, change in zip(wanted, results, strict=True):
+            yield pair.a.name, change
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
+from math import isfinite, log10
 from typing import Any
 
 from weightscope import plugins
 from weightscope.columns import IDENTITY, Column
+from weightscope.compat import conventions, in_units_of
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Exclusion, Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics import welore
-from weightscope.metrics.rank import is_constant, is_deficient
-from weightscope.outcome import Failure, Value
+from weightscope.metrics.rank import DEFICIENT, is_constant
+from weightscope.outcome import Details, Failure, Value, Values
 from weightscope.power_law import NEAR_TIE, SMALLEST_SAMPLE
-from weightscope.settings import FAMILIES, Settings
+from weightscope.settings import FAMILIES, THRESHOLDS, Settings
 from weightscope.spectrum import Spectrum
 
+Cell = Value | Failure | Details
 Row = dict[str, Value]
 """One row of the result table: every column name, in order, to its cell."""
 
+UNCHANGED = "It equals the base."
 WHOLE_MODEL = ("welore",)
-TAIL_WANTED = 50
+TAIL_WANTED = THRESHOLDS["tail_small"]
+DECADES_WANTED = THRESHOLDS["tail_short_decades"]
 
 
 def columns_of(families: Iterable[str]) -> tuple[Column, ...]:
@@ -44,10 +48,17 @@ def all_columns() -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A row, and its numerical rank, which WeLore needs even where the column is not shown."""
+    """A row and what goes with it.
+
+    Attributes:
+        row: Its cells.
+        rank: Numerical rank, which WeLore needs even where the column is not shown.
+        details: Figures that are no cells, by name.
+    """
 
     row: Row
     rank: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate(measured: Measurement, settings: Settings) -> Evaluated:
@@ -55,10 +66,11 @@ def evaluate(measured: Measurement, settings: Settings) -> Evaluated:
 
     Columns that need the whole model stay empty; see ``complete``.
     """
+    measured = in_units_of(measured, conventions(settings.compat))
     values = _family_values(measured, settings)
     status, why = _status(measured, values)
     reasons = [why] if why else []
-    if status in {"ok", "rank_one", "constant", "too_few"}:
+    if status in {"ok", "rank_one", "constant", "too_few", "fused"}:
         shown = {column.name for column in columns_of(settings.metrics)}
         reasons += [
             f"{name}: {value}."
@@ -72,7 +84,8 @@ def evaluate(measured: Measurement, settings: Settings) -> Evaluated:
     for column in columns_of(settings.metrics):
         row[column.name] = _cell(values.get(column.name))
     rank = values.get("rank")
-    return Evaluated(row, rank if isinstance(rank, int) else 0)
+    details = {name: dict(v) for name, v in values.items() if isinstance(v, Mapping)}
+    return Evaluated(row, rank if isinstance(rank, int) else 0, details)
 
 
 def excluded(exclusion: Exclusion) -> Evaluated:
@@ -109,9 +122,7 @@ def complete(
         return None
     evaluated = list(evaluated)
     members = in_welore_fit(e.row for e in evaluated)
-    fitted = welore.fit(
-        [spectra[name] for name in members if name in spectra], settings.welore_target
-    )
+    fitted = welore.fit_under([spectra[name] for name in members if name in spectra], settings)
     if fitted is not None:
         for entry in evaluated:
             spectrum = spectra.get(str(entry.row["name"]))
@@ -120,9 +131,9 @@ def complete(
     return fitted
 
 
-def _family_values(measured: Measurement, settings: Settings) -> dict[str, Value | Failure]:
+def _family_values(measured: Measurement, settings: Settings) -> dict[str, Cell]:
     """Values of the wanted families and of those they need, each computed once."""
-    known: dict[str, Value | Failure] = {}
+    known: dict[str, Cell] = {}
     done: set[str] = set()
 
     def add(family: str) -> None:
@@ -160,7 +171,7 @@ def _identity(matrix: Matrix) -> Row:
     return row
 
 
-def _status(measured: Measurement, values: Mapping[str, Value | Failure]) -> tuple[str, str | None]:
+def _status(measured: Measurement, values: Values) -> tuple[str, str | None]:
     """The first status that applies, and a sentence where it is not ok."""
     stats, spectrum = measured.stats, measured.spectrum
     if stats is not None and stats.nonfinite:
@@ -168,7 +179,7 @@ def _status(measured: Measurement, values: Mapping[str, Value | Failure]) -> tup
     if spectrum is None:
         return "failed", f"{measured.failure or 'No spectrum could be computed'}."
     if spectrum.largest == 0:
-        return "zero", "All entries are zero."
+        return "zero", _nothing(measured.matrix)
     n = len(spectrum.singular_values)
     if is_constant(spectrum, stats):
         return "constant", "All singular values are equal, so a power law is undefined."
@@ -180,10 +191,24 @@ def _status(measured: Measurement, values: Mapping[str, Value | Failure]) -> tup
     alpha = values.get("alpha")
     if isinstance(alpha, Failure) and "too few" in alpha.reason:
         return "too_few", f"{alpha}."
+    if measured.matrix.unsplit:
+        return (
+            "fused",
+            f"Several matrices in one tensor, analysed whole: {measured.matrix.unsplit}.",
+        )
     return "ok", None
 
 
-def _warnings(measured: Measurement, values: Mapping[str, Value | Failure]) -> list[str]:
+def _nothing(matrix: Matrix) -> str:
+    """What a spectrum of zeros says."""
+    if matrix.product is not None and matrix.base is None:
+        return "The update is zero: a factor of the adapter is, so it was never trained here."
+    if matrix.base is not None and not matrix.merged:
+        return UNCHANGED
+    return "All entries are zero."
+
+
+def _warnings(measured: Measurement, values: Values) -> list[str]:
     """Codes for figures to be read with care."""
     spectrum = measured.spectrum
     if spectrum is None or spectrum.largest == 0:
@@ -191,23 +216,36 @@ def _warnings(measured: Measurement, values: Mapping[str, Value | Failure]) -> l
     rank, n_tail, gap = (values.get(key) for key in ("rank", "alpha_n_tail", "alpha_gap"))
     condition = values.get("condition_number")
     resolvable = values.get("condition_number_resolvable")
+    xmin, pooled = values.get("alpha_relative_xmin"), values.get("alpha_farms_n_tail")
     codes = {
         "tail_small": isinstance(n_tail, int) and n_tail < TAIL_WANTED,
-        "rank_deficient": isinstance(rank, int) and is_deficient(rank, spectrum),
-        "below_floor": isinstance(resolvable, float)
+        "tail_short": isinstance(xmin, float) and -log10(xmin) < DECADES_WANTED,
+        "outside_interval": _outside(values),
+        "farms_tail_small": isinstance(pooled, int) and pooled < TAIL_WANTED,
+        "rank_deficient": isinstance(rank, int) and rank < DEFICIENT * measured.matrix.full_rank,
+        "below_floor": measured.matrix.full_rank == measured.matrix.n_evals
+        and isinstance(resolvable, float)
         and (isinstance(condition, Failure) or _exceeds(condition, resolvable)),
         "near_tie": isinstance(gap, float) and gap < NEAR_TIE,
-        "slow_solver": spectrum.solver.startswith("svdvals"),
+        "slow_solver": spectrum.solver.startswith(("svdvals", "numpy")),
     }
     return [code for code, applies in codes.items() if applies]
 
 
-def _exceeds(value: Value | Failure, bound: float) -> bool:
+def _outside(values: Values) -> bool:
+    """Whether the bootstrap interval does not hold the exponent that it is for."""
+    alpha, low, high = (values.get(key) for key in ("alpha", "alpha_lo", "alpha_hi"))
+    if not (isinstance(alpha, float) and isinstance(low, float) and isinstance(high, float)):
+        return False
+    return not low <= alpha <= high
+
+
+def _exceeds(value: Cell, bound: float) -> bool:
     return isinstance(value, float) and value > bound
 
 
-def _cell(value: Value | Failure) -> Value:
+def _cell(value: Cell) -> Value:
     """A finite number, a word, or nothing."""
-    if isinstance(value, Failure) or (isinstance(value, float) and not isfinite(value)):
+    if isinstance(value, Failure | Mapping) or (isinstance(value, float) and not isfinite(value)):
         return None
     return value

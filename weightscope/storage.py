@@ -115,7 +115,13 @@ def load_run(folder: Path) -> Run:
         raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
     summary = record.pop("summary")
     record.pop("finished")
-    return Run(record, rows, summary, folder, load_spectra=lambda: _load_spectra(folder))
+    details = {str(row["name"]): row.pop("details") for row in rows if "details" in row}
+    return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder))
+
+
+def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
+    extra = details.get(str(row["name"]))
+    return dumps({**row, "details": extra} if extra else row) + "\n"
 
 
 def _load_spectra(folder: Path) -> dict[str, Spectrum]:
@@ -248,19 +254,17 @@ class RunWriter:
                 stream.flush()
                 os.fsync(stream.fileno())
 
-    def finish(
-        self, rows: Sequence[Row], spectra: Mapping[str, Spectrum], summary: Mapping[str, Any]
-    ) -> None:
+    def finish(self, run: Run) -> None:
         """Write the table and all spectra, and mark the run as finished.
 
         Raises:
             RunFolderError: The disk is full or gone.
         """
-        arrays = {name: spectrum.singular_values for name, spectrum in spectra.items()}
-        record = {**self._provenance, "finished": True, "summary": summary}
+        arrays = {name: spectrum.singular_values for name, spectrum in run.spectra().items()}
+        record = {**run.provenance, "finished": True, "summary": run.summary}
         with self._writing():
             save_arrays(self.folder / SPECTRA, arrays)
-            write_text(self.folder / TABLE, "".join(dumps(row) + "\n" for row in rows))
+            write_text(self.folder / TABLE, "".join(_line(row, run.details) for row in run.rows))
             write_text(self.folder / RUN, dumps(record, indent=1))
             shutil.rmtree(self.folder / PARTS)
 
@@ -293,7 +297,7 @@ def differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """Entries in which two provenance records differ, as (dotted name, found, wanted)."""
-    ignored = {"finished", "summary", "model"}
+    ignored = {"finished", "summary", "model", "command", "solvers", "threads"}
     for key in (*wanted, *(key for key in found if key not in wanted)):
         if key not in ignored:
             yield from _differences(found.get(key), wanted.get(key), f"{prefix}{key}")
