@@ -38,26 +38,16 @@ ALSO = {
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"adapters", "expressions", "bases"}
-ACTS |= {
-    "outputs",
-    "alignment",
-    "changes",
-    "provenance",
-    "sampling",
-    "planted",
-    "adapters",
-    "bases",
-}
-ACTS |= {"expressions"}
+ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
+ACTS |= {"adapters", "expressions", "bases", "ties"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory", "present_trajectory"}
+SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
     "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
-    | {"expressions", "provenance", "encodings", "planted", "doctor"},
+    | {"expressions", "provenance", "encodings", "planted", "doctor", "ties"},
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
     "pytorch_lightning": {"integrations"},

@@ -426,10 +426,11 @@ def test_linear_attention_of_minimax(tmp_path: Path) -> None:
     compare_parts(save(model, tmp_path), layer, path, truth)
 
 
-def test_queries_that_bring_their_gate(tmp_path: Path) -> None:
-    """Qwen3-Next: with one token the query has no say, its gate has."""
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"])
+def test_queries_that_bring_their_gate(family: str, tmp_path: Path) -> None:
+    """With one token the query has no say, its gate has."""
     config = {**EXPERTS, "layer_types": ["full_attention"], "shared_expert_intermediate_size": 8}
-    model = build("qwen3_next", **config)
+    model = build(family, **config)
     path, layer = the_module(model, "self_attn.q_proj")
     gates = reaching(on_tokens(model), layer, 1)
     truth = {"[q]": set(range(64)) - gates, "[gate]": gates}
@@ -563,6 +564,45 @@ def masks(
             where = mask[e] if stacked else mask
             where |= places(part, weight[e] if stacked else weight)
     return found["[gate]"], found["[up]"]
+
+
+def test_experts_whose_file_has_the_other_orientation(tmp_path: Path) -> None:
+    """Qwen3-VL's experts lie as columns on disk and as rows in memory."""
+    vision = {
+        "depth": 1,
+        "hidden_size": 24,
+        "num_heads": 2,
+        "patch_size": 2,
+        "out_hidden_size": 32,
+        "intermediate_size": 24,
+        "deepstack_visual_indexes": [0],
+        "num_position_embeddings": 4,
+    }
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    model = build("qwen3_vl_moe", "AutoModelForImageTextToText", vision_config=vision,
+                  text_config={**EXPERTS, "rope_parameters": rope})  # fmt: skip
+    [(path, weight)] = [(n, p) for n, p in model.named_parameters() if "gate_up_proj" in n]
+    shapes, found = [], []
+    for checkpoint in (save(model, tmp_path / "hub"), dump(model, tmp_path / "memory")):
+        name = on_disk(checkpoint, "experts.gate_up_proj")
+        shapes += [ref.shape for ref in checkpoint.tensors if ref.name == name]
+        found.append(masks(weight, parts_of(checkpoint, name)))
+    assert shapes == [(3, 32, 48), (3, 48, 32)], path
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    up = torch.zeros_like(weight, dtype=torch.bool)
+    up[:, 24:] = True
+    assert torch.equal(found[0][1], up)  # which half that is: tested above, on the text model
+
+
+def test_interleaved_experts_decoded_as_rows(tmp_path: Path) -> None:
+    """The four-bit form of gpt-oss decodes to the transpose of the sixteen-bit one."""
+    weight, name = gaussian(3, 32, 48), "model.layers.0.mlp.experts.gate_up_proj"
+    config = {"model_type": "gpt_oss", "hidden_size": 32}
+    columns = parts_of(alone(tmp_path / "a", config, {name: weight}), name)
+    rows = parts_of(alone(tmp_path / "b", config, {name: weight.mT.contiguous()}), name)
+    assert set(rows) == set(columns) and len(rows) == 6
+    assert all(torch.equal(rows[label], columns[label].T) for label in rows)
 
 
 def test_flattened_experts_of_dbrx(tmp_path: Path) -> None:
@@ -721,9 +761,10 @@ def silent(outputs: set[int], at: int | None = None) -> Callable[[torch.Tensor],
     return change
 
 
-def test_gated_convolutions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["lfm2", "lfm2_moe"])
+def test_gated_convolutions(family: str, tmp_path: Path) -> None:
     """LFM2: B and x are multiplied, then convolved; C gates what comes out."""
-    model = build("lfm2", **GROUPED, layer_types=["conv"])
+    model = build(family, **EXPERTS, num_dense_layers=1, layer_types=["conv"])
     path, layer = the_module(model, "conv.in_proj")
     call = on_tokens(model)
     later = reaching(call, layer, 2)
@@ -752,9 +793,9 @@ def test_queries_keys_values_and_gates_of_qwen3_next(tmp_path: Path) -> None:
     compare_parts(checkpoint, attn.in_proj_ba, f"{path}.in_proj_ba", narrow)
 
 
-def test_linear_attention_of_qwen3_5(tmp_path: Path) -> None:
-    model = build("qwen3_5_text", **{**GROUPED, **LINEAR}, head_dim=8,
-                  layer_types=["linear_attention"])  # fmt: skip
+@pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_5_moe_text"])
+def test_linear_attention_of_qwen3_5(family: str, tmp_path: Path) -> None:
+    model = build(family, **{**EXPERTS, **LINEAR}, layer_types=["linear_attention"])  # fmt: skip
     forget_slowly(model)
     path, layer = the_module(model, "in_proj_qkv")
     the_module(model, "conv1d")[1].weight[..., :-1] = 0

@@ -386,8 +386,9 @@ def test_counts_of_a_configuration_are_cut_to_what_the_headers_show(tmp_path: Pa
     tensors = {"model.layers.2.up_proj.weight": gaussian(4, 4), "e.experts": gaussian(5, 4, 4)}
     config = {
         "num_hidden_layers": 200_000, "num_experts": 10**9, "hidden_size": 4096,
-        "depths": [2, 9**9], "num_experts_per_tok": 2, "mamba_chunk_size": 256, "attn_layer_period": 8, "n_layer": 2,
-        "layer_norm_eps": 1e-5, "text_config": {"num_hidden_layers": 50, "vocab_size": 32000},
+        "depths": [2, 9**9], "num_experts_per_tok": 2, "mamba_chunk_size": 256,
+        "attn_layer_period": 8, "n_layer": 2, "layer_norm_eps": 1e-5,
+        "text_config": {"num_hidden_layers": 50, "vocab_size": 32000},
         "layer_types": ["a"] * 10**5, "tie": True,
     }  # fmt: skip
     cut = capped(config, checkpoint(tmp_path, tensors))
@@ -434,6 +435,7 @@ def test_inspect_why(tmp_path: Path) -> None:
     {"model_type": "wav2vec2", "conv_dim": [512] * 10**6},
     {"model_type": "llama", "num_attention_heads": "many"},
     {"model_type": "auto", "architectures": ["os", "PreTrainedModel", 7]},
+    json.loads('{"model_type": "llama", "a": ' * 800 + "1" + "}" * 800),
 ])  # fmt: skip
 def test_hostile_configurations_only_cost_the_cross_check(
     config: dict[str, Any], tmp_path: Path

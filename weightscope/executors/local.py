@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Condition, Thread
@@ -144,13 +145,18 @@ def side_by_side(matrices: Iterable[Matrix], threads: int) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping, as far as the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not on Linux
-        return sys.maxsize
-    kibibytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), "")
-    return int(kibibytes) * 1024 if kibibytes else sys.maxsize
+    """Bytes that can be had without swapping, as far as the system and the container tell."""
+    free = sys.maxsize
+    with suppress(OSError, ValueError, IndexError):  # not on macOS and Windows
+        _, _, rest = Path("/proc/meminfo").read_text().partition("MemAvailable:")
+        free = int(rest.split()[0]) * 1024
+    with suppress(OSError, ValueError):  # where there is no limit its file says "max"
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text())
+            for name in ("memory.max", "memory.current")
+        )
+        free = min(free, limit - used)
+    return max(free, 0)
 
 
 def in_order(

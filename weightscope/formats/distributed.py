@@ -29,7 +29,6 @@ from weightscope.tensor import DTYPES, TensorRef
 from weightscope.text import shortened
 
 METADATA = ".metadata"
-SUFFIX = ".distcp"
 MAX_METADATA = 1 << 29
 
 _Metadata, _Tensor, _Chunk, _Properties, _Index, _Place = map(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weightscope.checkpoint import Checkpoint
+from weightscope.layouts.config import with_infinities
 
 SECONDS = 120
 _MOST_MEMORY = 16 << 30
@@ -41,13 +42,11 @@ def modules_of(checkpoint: Checkpoint) -> tuple[dict[str, Module], str]:
     family = checkpoint.config.get("model_type")
     if not isinstance(family, str):
         return {}, "there is no configuration that names a family"
-    question = {
-        "config": capped(checkpoint.config, checkpoint),
-        "names": [ref.name for ref in checkpoint.tensors],
-    }
     package = str(Path(__file__).parents[2])
     paths = filter(None, (package, os.environ.get("PYTHONPATH")))
     try:
+        names = [ref.name for ref in checkpoint.tensors]
+        question = {"config": capped(checkpoint.config, checkpoint), "names": names}
         # -P: the folder it runs in may hold files of the checkpoint
         done = subprocess.run(
             [sys.executable, "-P", "-c", _SCRIPT],
@@ -60,7 +59,7 @@ def modules_of(checkpoint: Checkpoint) -> tuple[dict[str, Module], str]:
         found = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {}, f"the model was not built within {SECONDS} seconds"
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, RecursionError):
         return {}, "the model could not be built"
     return {name: Module(*module) for name, module in found["modules"].items()}, found["why"]
 
@@ -116,7 +115,7 @@ def library_modules(config: dict[str, Any], names: Iterable[str]) -> tuple[dict[
         config.pop(key, None)
     if family not in transformers.CONFIG_MAPPING:
         return {}, "transformers does not know the family"
-    made = transformers.AutoConfig.for_model(family, **config)
+    made = transformers.AutoConfig.for_model(family, **with_infinities(config))
     with torch.device("meta"):
         model = _class_for(made, transformers)(made)
     owners = dict(model.named_modules())

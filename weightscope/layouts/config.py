@@ -116,9 +116,18 @@ def completed(config: dict[str, Any], family: str) -> dict[str, Any]:
     config.pop("model_type", None)
     config.pop("quantization_config", None)
     try:
-        return dict(AutoConfig.for_model(family, **config).to_dict())
+        return dict(AutoConfig.for_model(family, **with_infinities(config)).to_dict())
     except Exception:  # a hostile or newer config: its plain fields still count
         return {}
+
+
+def with_infinities(value: Any) -> Any:
+    """A configuration with the numbers that JSON has no word for, as transformers writes them."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"} and value["__float__"] in {"Infinity", "-Infinity", "NaN"}:
+            return float(value["__float__"])
+        return {key: with_infinities(entry) for key, entry in value.items()}
+    return [with_infinities(entry) for entry in value] if isinstance(value, list) else value
 
 
 def count_in(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

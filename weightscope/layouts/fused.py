@@ -6,6 +6,7 @@ group holds, in order. Sizes are products and quotients of facts of the configur
 the length of the axis. ``gate`` is the half of a gated layer that goes through the activation.
 
 Singular values do not depend on the order of heads or rows, only on which of them belong together.
+Every row was compared with what the layers of transformers do, but for those under "published".
 """
 
 from __future__ import annotations
@@ -139,7 +140,6 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(r"attn\.c_attn$", _MULTI_QUERY, _families("gpt_bigcode"), {"multi_query": True}),
     Layout(r"attn\.c_attn$", _PER_HEAD, _families("gpt_bigcode"), {"multi_query": False},
            groups="heads"),
-    Layout(r"attn\.c_attn$", _QKV, _families("qwen")),
     Layout(r"query_key_value$", _PER_HEAD, _families(
         "gpt_neox gpt_neox_japanese bloom persimmon"), groups="heads"),
     Layout(r"query_key_value$", _PER_GROUP, _families("falcon"),
@@ -148,16 +148,19 @@ LAYOUTS: tuple[Layout, ...] = (
            {"new_decoder_architecture": False, "multi_query": True}),
     Layout(r"query_key_value$", _PER_HEAD, _families("falcon"),
            {"new_decoder_architecture": False, "multi_query": False}, groups="heads"),
-    Layout(r"query_key_value$", _GROUPED, _families("chatglm"), {"multi_query_attention": True}),
-    Layout(r"query_key_value$", _PER_HEAD, _families("chatglm"), {"multi_query_attention": False},
-           groups="heads"),
-    Layout(r"attention\.wqkv$", _PER_GROUP, _families("internlm2"), groups="kv_heads"),
     Layout(r"qkv_proj$", _CODEGEN, _families("codegen"), groups="4"),
     Layout(r"qkv_proj$", _PER_HEAD, _families("minimax minimax_text_01"), groups="heads"),
     Layout(r"attention\.self\.in_proj$", _PER_HEAD, _families("deberta"), groups="heads"),
     Layout(r"self_attn\.q_proj$", (("q", "attn_q", "head_dim"), ("gate", "other", "head_dim")),
            _NEXT, groups="heads"),
     Layout(r"attn\.qkv$", _THIRDS, _families("hiera sam2_hiera_det_model sam2_vision_model sam2")),
+    # published: families whose code only their checkpoints bring
+    Layout(r"attn\.c_attn$", _QKV, _families("qwen")),
+    Layout(r"query_key_value$", _GROUPED, _families("chatglm"), {"multi_query_attention": True}),
+    Layout(r"query_key_value$", _PER_HEAD, _families("chatglm"), {"multi_query_attention": False},
+           groups="heads"),
+    Layout(r"attention\.wqkv$", _PER_GROUP, _families("internlm2"), groups="kv_heads"),
+    Layout(r"mlp\.dense_h_to_4h$", _GATE_UP, _families("chatglm")),
     # attention: names that mean blocks of queries, keys and values wherever they were met
     Layout(r"(^|[._])(qkv_proj|Wqkv|qkv|W_pack|att_proj)$", _QKV),
     Layout(r"(^|[._])(Wqkv|qkv|qkv_linear|W_pack|att_proj|in_proj_weight)$", _THIRDS,
@@ -173,7 +176,6 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(r"decoder\..*mlp\.fc1$", _UP_GATE, _families("moonshine")),
     Layout(r"mlp\.Wi$", _GATE_UP, _families("modernbert modernbert-decoder")),
     Layout(r"mlp\.weights_in$", _GATE_UP, _families("dinov2 dinov2_with_registers")),
-    Layout(r"mlp\.dense_h_to_4h$", _GATE_UP, _families("chatglm")),
     # experts, one by one of a stack
     Layout(_EXPERTS, _INTERLEAVED, _families("gpt_oss"), groups="dim/2", across="hidden_size"),
     Layout(_EXPERTS, _INTERLEAVED, _families("gpt_oss"), axis=1, groups="dim/2",
