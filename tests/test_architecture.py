@@ -40,6 +40,7 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"adapters", "expressions", "bases", "ties"}
+ACTS |= {"quantised"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
@@ -47,7 +48,7 @@ RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
     "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
-    | {"expressions", "provenance", "encodings", "planted", "doctor", "ties"},
+    | {"quantised", "expressions", "provenance", "encodings", "planted", "doctor", "ties"},
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
     "pytorch_lightning": {"integrations"},

@@ -64,11 +64,12 @@ COLUMNS = [
     "quant_error_2", "quant_shift_8", "quant_shift_6", "quant_shift_5", "quant_shift_4",
     "quant_shift_3", "quant_shift_2", "reading", "advice",
     "delta_rank_90", "delta_rank_95", "delta_rank_99", "delta_top_share", "adapter_rank",
-    "adapter_scale",
+    "adapter_scale", "encoding",
 ]  # fmt: skip
 TEXT = {
     "name", "module", "role", "dtype", "status", "warnings", "reason", "alpha_method", "alpha_band",
     "farms_method", "welore_class", "trap_cause", "tail_best", "solver", "reading", "advice",
+    "encoding",
 }  # fmt: skip
 WHOLE = {
     "block", "expert", "rows", "cols", "N", "M", "slices", "params", "alpha_n_tail",
@@ -241,7 +242,7 @@ def test_a_full_device_is_one_sentence(analysed: Analysed) -> None:
 
 def test_csv_has_the_documented_columns_in_order(analysed: Analysed) -> None:
     assert analysed.stdout.split("\n")[0] == ",".join(COLUMNS)
-    assert len(COLUMNS) == 117
+    assert len(COLUMNS) == 118
     first = (analysed.run / "table.jsonl").read_text("utf-8").split("\n")[0]
     assert [key for key in json.loads(first) if key != "details"] == COLUMNS
 

@@ -48,9 +48,18 @@ STATUSES = {
     "skipped", "fused",
 }  # fmt: skip
 ON_REQUEST = {"shuffled", "bootstrap", "quant", "adapter"}
-WITHOUT_REASON = ON_REQUEST | {"solver", "reading", "second"}
+WITHOUT_REASON = ON_REQUEST | {"solver", "reading", "second", "encoding"}
 """Families that are empty where they were not asked for, and such without numbers."""
-WARNINGS = {"tail_small", "tail_short", "rank_deficient", "below_floor", "near_tie", "slow_solver"}
+WARNINGS = {
+    "tail_small",
+    "tail_short",
+    "farms_tail_small",
+    "outside_interval",
+    "rank_deficient",
+    "below_floor",
+    "near_tie",
+    "slow_solver",
+}
 EVERY = EvalFloor("abs", 0.0)
 COLUMNS = {column.name: column for column in all_columns()}
 NUMBERS = [c for c in columns_of(FAMILIES) if c.kind != "text"]

@@ -22,7 +22,7 @@ from weightscope.decompositions.padding import equal_tail_rows
 from weightscope.evaluate import Row
 from weightscope.integrations.architecture import Module, capped, library_modules, modules_of
 from weightscope.layouts.roles import ROLES, rule_for
-from weightscope.select import findings, select
+from weightscope.select import findings, natural_key, select
 from weightscope.sources import open_model
 from weightscope.summary import headline_rows
 from weightscope.ties import without_ties
@@ -380,6 +380,29 @@ def test_any_name_has_a_rule_or_none(text: str, words: list[str]) -> None:
     assert rule.role in ROLES and (rule.role == "other" or rule.because)
     [*found] = findings(open_model({name or "x": gaussian(4, 6)}))
     assert len(found) == 1 and (found[0].matrices or found[0].exclusion)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attn." * 30_000,
+        "rope" * 30_000,
+        "decoder.mlp." * 10_000,
+        "9" * 30_000,
+        "experts." * 20_000,
+        "_orig_mod." * 10_000 + "w",
+    ],
+)
+def test_long_names_take_no_time(name: str) -> None:
+    """Patterns that look back and forth would take hours; the limit is that of the test run."""
+    [found] = findings(open_model({name: gaussian(4, 6)}), divided=True)
+    assert found.matrices and select(open_model({name: gaussian(4, 6), "w10": gaussian(4, 4)}))
+
+
+def test_names_are_sorted_by_their_numbers() -> None:
+    names = ["l.10.w", "l.9.w", "l.2.w", "a", "l.010.w", "l.9" + "9" * 5000, "l.w", "l.²"]
+    assert sorted(names, key=natural_key)[:4] == ["a", "l.2.w", "l.9.w", "l.010.w"]
+    assert len({str(natural_key(name)) for name in names}) == len(names)
 
 
 def test_counts_of_a_configuration_are_cut_to_what_the_headers_show(tmp_path: Path) -> None:

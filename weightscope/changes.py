@@ -11,6 +11,7 @@ from weightscope.checkpoint import Checkpoint
 from weightscope.decompositions.difference import compare_matrices
 from weightscope.decompositions.entries import count_nonfinite
 from weightscope.difference import Difference
+from weightscope.encoded import DecodingError
 from weightscope.executors import local
 from weightscope.expressions import Reader, read_matrix
 from weightscope.matrix import Matrix
@@ -47,8 +48,8 @@ def measure_changes(
         settings: Device and threads, resolved.
 
     Yields:
-        Name in the first checkpoint, and the difference; None where an entry is not finite or
-        no solver converged.
+        Name in the first checkpoint, and the difference; None where an entry is not finite,
+        cannot be decoded, or no solver converged.
     """
     known = [matrices_of(checkpoint, settings) for checkpoint in checkpoints]
     wanted = [
@@ -73,8 +74,11 @@ class _Compare:
     device: str
 
     def __call__(self, pair: MatrixPair) -> Difference | None:
-        a = read_matrix(self.read_a, pair.a).to(self.device)
-        b = read_matrix(self.read_b, pair.b).to(self.device)
+        try:
+            a = read_matrix(self.read_a, pair.a).to(self.device)
+            b = read_matrix(self.read_b, pair.b).to(self.device)
+        except DecodingError:
+            return None
         if count_nonfinite(a) or count_nonfinite(b) or not a.numel() or not b.numel():
             return None
         stored = DTYPES[pair.a.tensor.dtype], DTYPES[pair.b.tensor.dtype]

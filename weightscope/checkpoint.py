@@ -110,6 +110,7 @@ class Checkpoint:
         remote: Where the bytes are, unless all of them are on this machine.
         mmap: Map files into memory instead of reading them.
         metadata: What the writers of the files added to their headers, all files merged.
+        undecoded: Why quantised tensors cannot be decoded, by their names.
     """
 
     name: str
@@ -124,3 +125,4 @@ class Checkpoint:
     remote: Remote | None = None
     mmap: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    undecoded: Mapping[str, str] = field(default_factory=dict)

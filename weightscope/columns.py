@@ -88,7 +88,7 @@ IDENTITY: tuple[Column, ...] = (
     Column("M", "integer", "shorter side"),
     Column("Q", "number", "aspect ratio N / M", range="[1, inf)"),
     Column("slices", "integer", "matrices pooled into one spectrum (kernel positions), else 1"),
-    Column("dtype", "text", "stored data type"),
+    Column("dtype", "text", "stored data type; of a quantised weight that of its codes"),
     Column("params", "integer", "number of entries"),
     Column(
         "status",

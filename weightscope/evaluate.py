@@ -165,7 +165,7 @@ def _identity(matrix: Matrix) -> Row:
         M=matrix.M,
         Q=matrix.Q,
         slices=matrix.slices,
-        dtype=matrix.tensor.dtype,
+        dtype=matrix.dtype,
         params=matrix.params,
     )
     return row

@@ -21,6 +21,8 @@ from weightscope.decompositions.factors import (
     principal,
     with_magnitude,
 )
+from weightscope.encodings.grid import noise_floor
+from weightscope.encodings.schemes import decode, deviations
 from weightscope.matrix import Matrix, Part
 from weightscope.tensor import DTYPES, TensorRef
 
@@ -32,8 +34,8 @@ class Fetched:
     """What was read for one matrix, in stored dtypes and shapes.
 
     Attributes:
-        own: A stored weight, or the index of its first dimension that the matrix is; of an update
-            A, B, and DoRA's norms where it has them.
+        own: A stored weight, or the index of its first dimension that the matrix is; the parts of
+            a quantised one; of an update A, B, and DoRA's norms where it has them.
         base: What was read for the matrix of the base model.
     """
 
@@ -52,7 +54,9 @@ class Fetched:
 
 def calls(matrix: Matrix) -> Iterator[tuple[TensorRef, int | None]]:
     """What to read for a matrix from its own checkpoint."""
-    if matrix.product is None:
+    if matrix.encoded is not None:
+        yield from ((ref, index) for _, ref, index in matrix.encoded.pieces(matrix.index))
+    elif matrix.product is None:
         rows = matrix.block_of_rows
         yield (matrix.tensor, matrix.index) if rows is None else (rows, None)
     else:
@@ -78,10 +82,15 @@ def fetch(read: Reader, matrix: Matrix, read_base: Reader | None = None) -> Fetc
 def entries(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
     """The entries of a matrix: (rows, cols), or in the shape of a stored kernel.
 
-    Stored weights keep their dtype; what is formed is float64.
+    Stored weights keep their dtype; what is decoded is float32, what is formed float64.
+
+    Raises:
+        DecodingError: The tensors of a quantised weight contradict each other.
     """
     if matrix.product is None:
         own = fetched.own[0]
+        if matrix.encoded is not None:
+            own = decode(matrix.encoded, _by_role(matrix, fetched)).weights
         if matrix.part is not None and own.numel() != matrix.params:
             own = _taken(own.reshape(matrix.stored_shape), matrix.part)
         if matrix.base is None or fetched.base is None:
@@ -94,6 +103,22 @@ def entries(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
         whole = replace(matrix, part=None, base=replace(matrix.base, part=None))
         return _taken(entries(whole, fetched), matrix.part)
     return _with_update(matrix, fetched, _stacked(matrix.base, fetched.base))
+
+
+def _by_role(matrix: Matrix, fetched: Fetched) -> dict[str, torch.Tensor]:
+    """What was read of a quantised weight, by its role in the decoding."""
+    assert matrix.encoded is not None
+    pieces = matrix.encoded.pieces(matrix.index)
+    return {role: part for (role, _, _), part in zip(pieces, fetched.own, strict=True)}
+
+
+def _quantiser_noise(matrix: Matrix, fetched: Fetched) -> float:
+    """What rounding to the codes can add to any singular value."""
+    assert matrix.encoded is not None
+    parts = _by_role(matrix, fetched)
+    if matrix.part is None:
+        return decode(matrix.encoded, parts).sv_floor
+    return noise_floor(_taken(deviations(matrix.encoded, parts), matrix.part))
 
 
 def _with_update(matrix: Matrix, fetched: Fetched, base: torch.Tensor) -> torch.Tensor:
@@ -170,6 +195,8 @@ def storage_noise(matrix: Matrix, fetched: Fetched) -> float:
         stored = dtypes[::-1] if matrix.product.transposed else dtypes
         pairs = pairs_of(matrix, fetched)
         own = factored_statistics(pairs, matrix.product.scale, stored).sv_floor or 0.0
+    elif matrix.encoded is not None:
+        own = _quantiser_noise(matrix, fetched)
     else:
         plain = replace(matrix, base=None)
         dtype = DTYPES[matrix.tensor.dtype]
@@ -185,5 +212,6 @@ def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
 
     Raises:
         CheckpointError: The bytes cannot be read.
+        DecodingError: The tensors of a quantised weight contradict each other.
     """
     return entries(matrix, fetch(read, matrix)).reshape(matrix.rows, -1)

@@ -28,7 +28,7 @@ class Pattern:
         module: Their name pattern.
         role: Their role.
         shape: Shape as stored.
-        dtype: Stored data type.
+        dtype: Stored data type, or the encoding of quantised weights.
         view: How a matrix lies in its tensor.
         count: How many there are.
         params: Parameters of all of them.
@@ -79,7 +79,7 @@ def inspect_checkpoint(
         shape = matrix.tensor.shape[1:] if matrix.view == "expert" else matrix.tensor.shape
         if matrix.part is not None:
             shape = (matrix.rows, matrix.cols)
-        key = (matrix.module, matrix.role, shape, matrix.tensor.dtype, matrix.view, treatment)
+        key = (matrix.module, matrix.role, shape, matrix.form, matrix.view, treatment)
         groups.setdefault(key, []).append(matrix)
     patterns = tuple(
         Pattern(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
+from weightscope.encoded import Encoded
 from weightscope.tensor import DTYPES, TensorRef
 
 View = Literal["whole", "expert", "conv_slices", "conv_flat"]
@@ -94,6 +95,8 @@ class Matrix:
         product: The update it is, where it is one; ``tensor`` then only has its shape and name.
         base: The weight to subtract, or to which the update belongs; None where there is none.
         merged: It is the base with the update, not the update alone.
+        encoded: The quantised weight it is decoded from; ``tensor`` then only has its shape,
+            name and place.
     """
 
     name: str
@@ -109,6 +112,22 @@ class Matrix:
     product: Product | None = None
     base: Matrix | None = None
     merged: bool = False
+    encoded: Encoded | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its entries are stored as they are, neither decoded nor formed."""
+        return self.product is None and self.base is None and self.encoded is None
+
+    @property
+    def dtype(self) -> str:
+        """Stored data type; of a quantised weight that of its codes."""
+        return self.encoded.parts[0][1].dtype if self.encoded else self.tensor.dtype
+
+    @property
+    def form(self) -> str:
+        """How it is stored, for people: the encoding of a quantised weight, else the data type."""
+        return self.encoded.encoding if self.encoded else self.tensor.dtype
 
     @property
     def stored_shape(self) -> tuple[int, int]:
@@ -141,7 +160,7 @@ class Matrix:
     def block_of_rows(self) -> TensorRef | None:
         """The part as a tensor of its own, where its bytes follow each other in a file."""
         part, ref = self.part, self.tensor
-        if part is None or part.axis or part.groups > 1 or not ref.file:
+        if part is None or part.axis or part.groups > 1 or not ref.file or self.encoded:
             return None
         rows, cols = self.stored_shape
         first = part.offset + rows * (self.index or 0)
@@ -203,6 +222,8 @@ class Matrix:
         if self.product is not None:
             stored = sum(ref.nbytes for ref in self.product.refs)
             return beside + stored // self.product.experts
+        if self.encoded is not None:
+            return beside + self.encoded.nbytes * self.params // prod(self.encoded.shape)
         return beside + self.params * DTYPES[self.tensor.dtype].bits // 8
 
 

@@ -18,6 +18,7 @@ from weightscope.decompositions.farms import SMALLEST_WINDOW, Windows, window_sp
 from weightscope.decompositions.full import full_spectrum
 from weightscope.decompositions.quantised import quant_error
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
+from weightscope.encoded import DecodingError
 from weightscope.expressions import (
     Fetched,
     Reader,
@@ -126,7 +127,7 @@ class Measure:
         if matrix.product is not None and matrix.base is None:
             return self._update(matrix, fetched)
         slices = cache(lambda device: slices_of(matrix, entries(matrix, fetched.to(device))))
-        stats = self._first(lambda device: _statistics(matrix, fetched, slices(device)))
+        stats = self._first(lambda device: _statistics(matrix, fetched.to(device), slices(device)))
         if isinstance(stats, Failure):
             return Measurement(matrix, failure=stats)
         if stats.nonfinite:
@@ -180,7 +181,7 @@ class Measure:
         for device in dict.fromkeys((self.device, "cpu")):
             try:
                 return work(device)
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, DecodingError) as error:
                 failure = _failure(error)
         return failure
 
@@ -201,7 +202,7 @@ class Measure:
         for permuted in permutations(stored, count, shuffling_generator(self.seed, matrix.name)):
             slices = slices_of(matrix, permuted.to(device))
             floor = max(storage_floor(m, dtype, scale) for m in slices)
-            floor = floor if matrix.base is None else stats.sv_floor or 0.0
+            floor = floor if matrix.is_stored else stats.sv_floor or 0.0
             replicas.append((full_spectrum(slices, replace(stats, sv_floor=floor)), floor))
         return compare(spectrum, replicas, stats)
 
@@ -259,7 +260,7 @@ def farms_fits(
             if key not in done:
                 done[key] = _farms_fit_of(matrix, slices, stats, spectrum, recipe)
         return [done[key] for key in keys]
-    except RuntimeError as error:
+    except (RuntimeError, DecodingError) as error:
         return [_failure(error)] * len(recipes)
 
 
@@ -292,7 +293,7 @@ def _farms_fit_of(
 
 def _statistics(matrix: Matrix, fetched: Fetched, slices: list[torch.Tensor]) -> EntryStatistics:
     """Statistics of the entries; the storage noise of all that they were formed from."""
-    if matrix.base is None and matrix.product is None:
+    if matrix.is_stored:
         return entry_statistics(slices, DTYPES[matrix.tensor.dtype])
     found = entry_statistics(slices, DTYPES["F64"])
     return found if found.nonfinite else replace(found, sv_floor=storage_noise(matrix, fetched))
@@ -301,6 +302,8 @@ def _statistics(matrix: Matrix, fetched: Fetched, slices: list[torch.Tensor]) ->
 def _failure(error: Exception) -> Failure:
     """Why something could not be computed; never an end of the run."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, DecodingError):
+        return Failure(f"its codes cannot be decoded: {text}")
     lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if lacks_memory or "can't allocate memory" in text:
         return Failure("it does not fit into memory", "try fewer --threads, or --device cpu")

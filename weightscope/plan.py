@@ -143,8 +143,13 @@ def memory_of(matrix: Matrix) -> int:
         return matrix.nbytes + 3 * 8 * (matrix.N + matrix.M) * matrix.product.rank * matrix.slices
     formed = 3 * 8 * matrix.params + matrix.base.nbytes if matrix.base is not None else 0
     block = max(BLOCK_BYTES, 8 * BLOCK_ROWS * matrix.M)
-    return 2 * 8 * matrix.M**2 + min(block, 8 * matrix.params) + _stored(matrix) + formed
+    rows, cols = matrix.stored_shape
+    decoded = 5 * rows * cols if matrix.encoded is not None else 0  # codes and their values
+    needed = 2 * 8 * matrix.M**2 + min(block, 8 * matrix.params)
+    return needed + _stored(matrix) + formed + decoded
 
 
 def _stored(matrix: Matrix) -> int:
+    if matrix.encoded is not None:
+        return matrix.nbytes
     return matrix.params * DTYPES[matrix.tensor.dtype].bits // 8

@@ -11,12 +11,12 @@ from typing import Literal
 
 from weightscope.adapters import Adapted, adapted
 from weightscope.checkpoint import Checkpoint
+from weightscope.encodings.names import is_companion, is_packed
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.layouts.config import VOCABULARY, count_in
 from weightscope.layouts.divide import Division, divide
 from weightscope.layouts.excluded import is_depthwise, what_else
 from weightscope.layouts.facts import Towers
-from weightscope.layouts.packed import is_companion, is_packed
 from weightscope.layouts.roles import (
     FUSED,
     VOCABULAR,
@@ -27,6 +27,7 @@ from weightscope.layouts.roles import (
     rule_for,
 )
 from weightscope.matrix import Exclusion, Matrix, Part, View
+from weightscope.quantised import quantised
 from weightscope.sampling import sample
 from weightscope.settings import Settings
 from weightscope.tensor import DTYPES, TensorRef
@@ -83,8 +84,12 @@ class Finding:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key in which ``layers.10`` follows ``layers.9``."""
-    pieces = re.split(r"(\d+)", name)
-    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in pieces] + [(0, 0, name)]
+    key = []
+    for piece in re.split(r"(\d+)", name):
+        digits = piece.lstrip("0") if piece.isdecimal() else ""
+        # as text, because a hostile name may hold more digits than Python turns into a number
+        key.append((1, len(digits), digits) if piece.isdecimal() else (0, 0, piece))
+    return [*key, (0, 0, name)]
 
 
 def select_for(checkpoint: Checkpoint, settings: Settings) -> Selection:
@@ -95,9 +100,11 @@ def select_for(checkpoint: Checkpoint, settings: Settings) -> Selection:
             belong together.
         OptionError: The patterns leave nothing to analyse.
     """
-    divided, updates = not settings.fused, adapted(checkpoint)
+    weights = quantised(checkpoint)
+    divided, updates = not settings.fused, adapted(weights.checkpoint)
     patterns = settings.include, settings.exclude
     found = select(updates.checkpoint, *patterns, settings.conv, divided)
+    found = replace(found, matrices=tuple(map(weights.matrix, found.matrices)))
     found = _with_updates(found, updates)
     if not settings.sample:
         return found
@@ -162,9 +169,11 @@ def findings_for(checkpoint: Checkpoint, settings: Settings) -> Iterator[Finding
     Raises:
         CheckpointError: The factors of an adapter do not belong together.
     """
-    updated = adapted(checkpoint).checkpoint
+    weights = quantised(checkpoint)
+    updated = adapted(weights.checkpoint).checkpoint
     divided = not settings.fused
-    return findings(updated, settings.include, settings.exclude, settings.conv, divided)
+    for one in findings(updated, settings.include, settings.exclude, settings.conv, divided):
+        yield replace(one, matrices=tuple(map(weights.matrix, one.matrices)))
 
 
 def findings(
@@ -183,7 +192,8 @@ def findings(
         return divide(module, shape, towers.of(module), fused)
 
     for ref in checkpoint.tensors:
-        counted = _counted(ref)
+        undecoded = checkpoint.undecoded.get(ref.name)
+        counted = "" if undecoded else _counted(ref)
         if not counted and not _wanted(ref.name, include, exclude):
             counted = "filtered"
         if counted:
@@ -191,7 +201,7 @@ def findings(
             continue
         is_conv = _is_conv(ref, ref.name in checkpoint.conv)
         rule = _role_rule(ref, is_conv)
-        excluded = _excluded(ref, is_conv)
+        excluded = _undecoded(ref, undecoded) if undecoded else _excluded(ref, is_conv)
         if excluded:
             yield Finding(ref, exclusion=excluded, role=rule)
             continue
@@ -294,6 +304,13 @@ def _expert_of(matrix: Matrix, part: Part) -> Matrix:
     """One expert of a flattened stack, named ``tensor[expert]``."""
     name = f"{matrix.name}[{part.label}]"
     return replace(matrix, name=name, expert=int(part.label), part=part)
+
+
+def _undecoded(ref: TensorRef, why: str) -> Exclusion:
+    place = place_of(ref.name)
+    view: View = "whole" if len(ref.shape) == 2 else "conv_flat"
+    matrix = Matrix(ref.name, ref, view, role_of(place.module), *place)
+    return Exclusion(matrix, "unsupported", f"Not analysed: {why}.")
 
 
 def _excluded(ref: TensorRef, is_conv: bool) -> Exclusion | None:

@@ -31,6 +31,7 @@ FAMILIES = (
     "quant",
     "reading",
     "adapter",
+    "encoding",
 )
 """Metric families, in the order of their columns."""
 TAIL_LAWS = ("pl", "tpl", "etpl")

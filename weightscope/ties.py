@@ -59,7 +59,7 @@ def without_ties(checkpoint: Checkpoint, selection: Selection) -> Selection:
 
 def _is_plain(matrix: Matrix) -> bool:
     """Whether a matrix is a whole tensor of ordinary numbers."""
-    plain = matrix.product is None and matrix.base is None and matrix.part is None
+    plain = matrix.is_stored and matrix.part is None
     return plain and matrix.view == "whole" and DTYPES[matrix.tensor.dtype].kind == "float"
 
 

@@ -28,7 +28,7 @@ class Trace:
     Attributes:
         name: Its name.
         shape: Its dimensions.
-        dtype: Stored data type.
+        dtype: Stored data type, or the encoding of a quantised weight.
         treatment: What becomes of it.
         role: The rule that gave it its role.
         layout: The row of the layout table that divided it, or why none did.
@@ -57,7 +57,7 @@ def traces(
         Trace(
             one.tensor.name,
             "x".join(map(str, one.tensor.shape)),
-            one.tensor.dtype,
+            one.matrices[0].form if one.matrices else one.tensor.dtype,
             _treatment(one),
             one.role,
             one.layout,

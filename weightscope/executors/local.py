@@ -148,15 +148,15 @@ def free_memory() -> int:
     """Bytes that can be had without swapping, as far as the system and the container tell."""
     free = sys.maxsize
     with suppress(OSError, ValueError, IndexError):  # not on macOS and Windows
-        _, _, rest = Path("/proc/meminfo").read_text().partition("MemAvailable:")
-        free = int(rest.split()[0]) * 1024
-    with suppress(OSError, ValueError):  # where there is no limit its file says "max"
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text())
-            for name in ("memory.max", "memory.current")
-        )
-        free = min(free, limit - used)
+        free = _number_after("MemAvailable:", "/proc/meminfo") * 1024
+    with suppress(OSError, ValueError, IndexError):  # where there is no limit it is called "max"
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - _number_after("anon ", "/sys/fs/cgroup/memory.stat"))
     return max(free, 0)
+
+
+def _number_after(label: str, file: str) -> int:
+    return int(Path(file).read_text().partition(label)[2].split()[0])
 
 
 def in_order(

@@ -15,22 +15,8 @@ if TYPE_CHECKING:
 
 DTYPE_CODES = {
     **{dtype.torch: dtype.code for dtype in DTYPES.values() if dtype.torch},
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-    "bool": "BOOL",
     "complex64": "C64",
     "complex128": "C64",
-    "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
 }
 """Codes of ``DTYPES`` by the names that torch has for them."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from weightscope.layouts.facts import Facts
 from weightscope.layouts.fused import LAYOUTS, STACKS, Layout, Stack
+from weightscope.layouts.roles import LONGEST
 from weightscope.matrix import Part
 from weightscope.text import shortened
 
@@ -51,6 +52,8 @@ def divide(module: str, shape: tuple[int, int], facts: Facts, fused: bool = Fals
         facts: What the configuration says about its tower.
         fused: Whether its role alone says that it holds several matrices.
     """
+    if len(module) > LONGEST:
+        return Division()
     division = _divided(module, shape, facts.families, facts.values)
     if division.parts or not (fused or division.rule):
         return division if division.parts else Division()

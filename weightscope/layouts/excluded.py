@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from weightscope.layouts.roles import place_of, role_of
+from weightscope.layouts.roles import LONGEST, place_of, role_of
 from weightscope.layouts.wrappers import unwrapped
 
 _NOT_MATRICES = (
@@ -35,6 +35,8 @@ def what_else(name: str, dimensions: int) -> str:
         dimensions: How many it has, two at least.
     """
     name = unwrapped(name)
+    if len(name) > LONGEST:
+        return ""
     for pattern, what, least in _COMPILED:
         if dimensions >= least and pattern.search(name):
             return what

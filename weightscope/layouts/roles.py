@@ -41,6 +41,8 @@ VOCABULAR = frozenset({"embedding", "lm_head"})
 """Roles of tables with a row per token; some models keep one for both."""
 FUSED = frozenset({"attn_kv", "attn_qkv", "mlp_gate_up", "expert_gate_up"})
 """Roles of tensors that hold several matrices."""
+LONGEST = 1000
+"""Characters of a name that rules look at; no model has longer ones, and patterns take time."""
 TAILLESS = frozenset({"router"})
 """Roles of matrices whose few directions are no tail: nothing is fitted to them."""
 
@@ -133,6 +135,7 @@ class Place(NamedTuple):
     expert: int | None
 
 
+@lru_cache(maxsize=4096)
 def place_of(name: str) -> Place:
     """Split a tensor name into its pattern and its indices."""
     parts = unwrapped(name).removesuffix(".weight").split(".")
@@ -163,6 +166,8 @@ class Rule(NamedTuple):
 @lru_cache(maxsize=4096)
 def rule_for(module: str) -> Rule:
     """The first rule that knows a two-dimensional weight; ``other`` and nothing where none does."""
+    if len(module) > LONGEST:
+        return Rule("other", "")
     for pattern, role in _COMPILED:
         found = pattern.search(module)
         if found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weightscope.columns import Column
 from weightscope.marchenko_pastur import largest_eval_cut
+from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics.alpha import band_of
 from weightscope.outcome import Failure, Values
@@ -17,6 +18,8 @@ POOR_FIT = THRESHOLDS["poor_fit_ks"]
 """KS distance above which the tail is no power law: pure noise has 0.12 to 0.13."""
 SPIKE_LEVEL = 0.9999
 """Share of noise draws whose largest eigenvalue lies below the cut that a direction must pass."""
+COARSE = 4
+"""Bits per entry up to which a quantiser moves the median singular value by several per cent."""
 SHORT_TAIL = int(THRESHOLDS["tail_unresolved"])
 """Tail points below which the exponent's own error is a quarter of it."""
 _READINGS = {
@@ -61,7 +64,8 @@ COLUMNS = (
         "text",
         "a sentence: what to do about the matrix",
         formula="follows from reading; then what speaks against its exponent: the range of noise, "
-        "a rival law (tail_best), a second tail (alpha_second), the bootstrap interval",
+        "a rival law (tail_best), a second tail (alpha_second), the bootstrap interval, "
+        f"a quantiser of at most {COARSE} bits",
         range="text",
         reading="A place to start looking; weights alone cannot tell what a model is good at.",
         caution="No data were seen: check by evaluation before acting on it.",
@@ -85,9 +89,11 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
         return {"reading": "random-like", "advice": _ADVICE["random-like"]}
     why = _unresolved(known)
     if why:
-        return {"reading": "unresolved", "advice": _unresolved_advice(why)}
+        advice = [_unresolved_advice(why), *_quantiser(measured.matrix)]
+        return {"reading": "unresolved", "advice": " ".join(advice)}
     reading = _OF_BAND.get(str(known["alpha_band"]), "weakly-heavy-tailed")
-    return {"reading": reading, "advice": " ".join([_ADVICE[reading], *_doubts(known)])}
+    said = [_ADVICE[reading], *_doubts(known), *_quantiser(measured.matrix)]
+    return {"reading": reading, "advice": " ".join(said)}
 
 
 def _has_spike(spectrum: Spectrum) -> bool:
@@ -113,6 +119,14 @@ def _doubts(known: Values) -> list[str]:
     if len({band_of(end) for end in interval if isinstance(end, float)}) > 1:
         said.append("Its bootstrap interval crosses a threshold.")
     return said
+
+
+def _quantiser(matrix: Matrix) -> list[str]:
+    """What a coarse quantiser has to do with the tail, in a sentence."""
+    encoded = matrix.encoded
+    if encoded is None or encoded.bits > COARSE:
+        return []
+    return [f"At {encoded.bits} bits the tail metrics partly measure the quantiser (encoding)."]
 
 
 def _unresolved(known: Values) -> str:
