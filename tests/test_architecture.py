@@ -39,7 +39,7 @@ ALSO = {
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
-ACTS |= {"adapters", "expressions", "bases", "ties"}
+ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
 ACTS |= {"quantised"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}

@@ -55,6 +55,7 @@ WARNINGS = {
     "tail_short",
     "farms_tail_small",
     "outside_interval",
+    "padded_rows",
     "rank_deficient",
     "below_floor",
     "near_tie",

@@ -115,12 +115,15 @@ def analyze(
     settings, saving = settings or Settings(), saving or Saving()
     observer = observer or Silent()
     from weightscope.provenance import provenance_of  # here, because it imports torch
+    from weightscope.ties import without_ties
 
     checkpoint = open_model(model)
     for text in checkpoint.notes:
         observer.note(text)
     base = open_model(settings.base) if settings.base else None
     selection = selection_of(checkpoint, base, settings, settings.merged)
+    if base is None:
+        selection = without_ties(checkpoint, selection)
     settings, device_name = with_resources(settings)
     provenance = provenance_of(settings, checkpoint, device_name, base)
     plan = make_plan(selection.matrices, farms_recipe(settings), settings.threads)

@@ -63,6 +63,8 @@ WARNINGS = {
     "rank_deficient": "numerical rank below 0.9 of full; tail and ERG cut are sought among the "
     "rank largest",
     "below_floor": "the smallest singular value drowns in the rounding of the stored dtype",
+    "padded_rows": "rows of the vocabulary that stand for no token: beyond that of the "
+    "configuration, or equal to each other at the end",
     "near_tie": "another xmin fits equally well, to 1e-7 in the KS distance",
     "slow_solver": "the eigenvalues of the Gram matrix failed or did not resolve the smallest "
     "singular "
@@ -77,7 +79,7 @@ CODES = {
 """Every status and warning code, and a sentence about it."""
 
 IDENTITY: tuple[Column, ...] = (
-    Column("name", "text", "tensor name as stored, [e] for one expert of a stack"),
+    Column("name", "text", "tensor name as stored, [e] for an expert of a stack, [q] for a part"),
     Column("block", "integer", "first numeric component of the name (the layer index)"),
     Column("module", "text", "name without .weight, # for the block and expert index"),
     Column("role", "text", "what the matrix does, such as attn_q, mlp_up, embedding, conv"),

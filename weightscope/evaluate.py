@@ -10,7 +10,7 @@ from typing import Any
 from weightscope import plugins
 from weightscope.columns import IDENTITY, Column
 from weightscope.compat import conventions, in_units_of
-from weightscope.layouts.roles import OUTSIDE_BLOCKS
+from weightscope.layouts.roles import OUTSIDE_BLOCKS, TAILLESS
 from weightscope.matrix import Exclusion, Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics import welore
@@ -26,6 +26,9 @@ Row = dict[str, Value]
 
 UNCHANGED = "It equals the base."
 WHOLE_MODEL = ("welore",)
+TAILS = {"alpha": "alpha", "farms": "alpha_farms", "erg": "erg_n_tail"}
+"""Families that look for a tail, and the column that says why there is none."""
+PADDING_WANTED = 16
 TAIL_WANTED = THRESHOLDS["tail_small"]
 DECADES_WANTED = THRESHOLDS["tail_short_decades"]
 
@@ -142,7 +145,10 @@ def _family_values(measured: Measurement, settings: Settings) -> dict[str, Cell]
         module: Any = plugins.load("metrics", family)
         for needed in module.NEEDS:
             add(needed)
-        known.update(module.evaluate(measured, settings, known))
+        if family in TAILS and measured.matrix.role in TAILLESS:
+            known[TAILS[family]] = Failure("a router has no tail to fit")
+        else:
+            known.update(module.evaluate(measured, settings, known))
         done.add(family)
 
     # status and warnings must not depend on what is shown
@@ -227,6 +233,8 @@ def _warnings(measured: Measurement, values: Values) -> list[str]:
         and isinstance(resolvable, float)
         and (isinstance(condition, Failure) or _exceeds(condition, resolvable)),
         "near_tie": isinstance(gap, float) and gap < NEAR_TIE,
+        "padded_rows": measured.matrix.padding > 0
+        or (measured.stats is not None and measured.stats.equal_tail >= PADDING_WANTED),
         "slow_solver": spectrum.solver.startswith(("svdvals", "numpy")),
     }
     return [code for code, applies in codes.items() if applies]

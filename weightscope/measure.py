@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from weightscope.checkpoint import Checkpoint
 from weightscope.decompositions.entries import entry_statistics, scale_for, storage_floor
 from weightscope.decompositions.factors import factored_spectrum, factored_statistics
-from weightscope.decompositions.farms import SMALLEST_WINDOW, Windows, window_spectra, windows_for
+from weightscope.decompositions.farms import windows_for
 from weightscope.decompositions.full import full_spectrum
+from weightscope.decompositions.padding import equal_tail_rows
 from weightscope.decompositions.quantised import quant_error
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
 from weightscope.encoded import DecodingError
@@ -30,17 +30,17 @@ from weightscope.expressions import (
     storage_noise,
 )
 from weightscope.formats import memory, safetensors
-from weightscope.layouts.roles import OUTSIDE_BLOCKS
+from weightscope.layouts.roles import OUTSIDE_BLOCKS, VOCABULAR
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
-from weightscope.metrics.rank import is_deficient, numerical_rank
+from weightscope.metrics.rank import numerical_rank
 from weightscope.metrics.shuffled import compare
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import Farms
 from weightscope.sources.remote import fetching
-from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.spectrum import Spectrum
 from weightscope.tensor import DTYPES, TensorRef
+from weightscope.window_fits import fit_windows
 
 Result = TypeVar("Result")
 AVERAGES_ITSELF, FEW_REPLICAS = 512, 5
@@ -132,6 +132,8 @@ class Measure:
             return Measurement(matrix, failure=stats)
         if stats.nonfinite:
             return Measurement(matrix, stats)
+        if matrix.role in VOCABULAR:
+            stats = replace(stats, equal_tail=equal_tail_rows(slices(self.device)[0]))
         spectrum = self._first(lambda device: _on(full_spectrum(slices(device), stats), device))
         if isinstance(spectrum, Failure):
             return Measurement(matrix, stats, failure=spectrum)
@@ -225,7 +227,7 @@ class Measure:
             return None
         if matrix.role in OUTSIDE_BLOCKS and not self.farms_embeddings:
             return Failure("embeddings and heads get FARMS windows only with --farms-embeddings")
-        return _farms_fit_of(matrix, slices, stats, spectrum, self.farms)
+        return fit_windows(matrix, slices, stats, spectrum, self.farms)
 
 
 def farms_fits(
@@ -258,7 +260,7 @@ def farms_fits(
         keys = [_work_of(matrix, recipe) for recipe in recipes]
         for key, recipe in zip(keys, recipes, strict=True):
             if key not in done:
-                done[key] = _farms_fit_of(matrix, slices, stats, spectrum, recipe)
+                done[key] = fit_windows(matrix, slices, stats, spectrum, recipe)
         return [done[key] for key in keys]
     except (RuntimeError, DecodingError) as error:
         return [_failure(error)] * len(recipes)
@@ -268,27 +270,6 @@ def _work_of(matrix: Matrix, recipe: Farms) -> tuple[object, ...]:
     """What two recipes must share to give the same fit of a matrix."""
     windows = windows_for(matrix.rows, matrix.cols, recipe, matrix.role == "conv")
     return windows, recipe.geometry, recipe.fit, recipe.floor
-
-
-def _farms_fit_of(
-    matrix: Matrix,
-    slices: list[torch.Tensor],
-    stats: EntryStatistics,
-    spectrum: Spectrum,
-    recipe: Farms,
-) -> FarmsFit | Failure:
-    conv = matrix.role == "conv"
-    windows = windows_for(matrix.rows, matrix.cols, recipe, conv)
-    if windows is None:
-        return Failure(f"the matrix is too small for a window of {SMALLEST_WINDOW} rows")
-    blocks = recipe.geometry == "paper-conv" and conv
-    scale = scale_for(stats.abs_max or 0.0)
-    spectra = window_spectra(slices, windows, scale, blocks)
-    noise = _storage_noise(recipe, stats, spectrum)
-    fitter = _Fitter(recipe, max(windows.rows, windows.cols), scale, noise)
-    fits = (_fit_blocks if blocks else _fit_pooled)(spectra, fitter)
-    lambda_max = float(spectra.max()) / scale / scale
-    return _farms_fit(fits, lambda_max, windows, matrix, blocks)
 
 
 def _statistics(matrix: Matrix, fetched: Fetched, slices: list[torch.Tensor]) -> EntryStatistics:
@@ -312,89 +293,3 @@ def _failure(error: Exception) -> Failure:
 
 def _on(found: Spectrum, device: str) -> Spectrum:
     return replace(found, solver=f"{found.solver}-{torch.device(device).type}")
-
-
-@dataclass(frozen=True)
-class _Fitter:
-    """How the eigenvalues of one matrix's windows are fitted.
-
-    Attributes:
-        recipe: Fit and floor.
-        N: Longer side of a window.
-        scale: Factor on the entries.
-        sv_floor: Singular values at or below it are storage noise; 0 for a matrix of full rank.
-    """
-
-    recipe: Farms
-    N: int
-    scale: float
-    sv_floor: float
-
-    def __call__(self, evals: FloatArray) -> PowerLaw | Failure:
-        top = float(evals.max())
-        if not top:
-            return Failure("all windows are zero")
-        largest = top**0.5 / self.scale
-        floor = self.recipe.floor.relative(largest, self.N)
-        floor = max(floor, self.sv_floor / largest * (self.sv_floor / largest))
-        # the authors' peak window compares a logarithm with eigenvalues, so it hangs on their unit
-        unit = 1.0 if self.recipe.fit == "peak" and self.scale == 1.0 else top
-        fit = fit_power_law(evals / unit, self.recipe.fit, floor * (top / unit))
-        return replace(fit, xmin=fit.xmin * (unit / top)) if isinstance(fit, PowerLaw) else fit
-
-
-def _storage_noise(recipe: Farms, stats: EntryStatistics, spectrum: Spectrum) -> float:
-    """What to keep out of the pooled fit of a rank-deficient matrix: the rounding of its dtype."""
-    sv_floor = stats.sv_floor or 0.0
-    rank = numerical_rank(spectrum, sv_floor)
-    return sv_floor if recipe.floor.kind == "rank" and is_deficient(rank, spectrum) else 0.0
-
-
-@dataclass(frozen=True)
-class _Fits:
-    """The fit of a matrix, and those of its parts."""
-
-    whole: PowerLaw | Failure
-    parts: list[PowerLaw | Failure]
-
-
-def _fit_pooled(spectra: FloatArray, fit: _Fitter) -> _Fits:
-    """One fit of all windows of all slices, and one of each window."""
-    return _Fits(fit(spectra.ravel()), [fit(e) for e in spectra.reshape(-1, spectra.shape[-1])])
-
-
-def _fit_blocks(spectra: FloatArray, fit: _Fitter) -> _Fits:
-    """The authors' convolution rule: pool each block over the kernel, fit, average the blocks."""
-    parts = [fit(spectra[:, k].ravel()) for k in range(spectra.shape[1])]
-    tops = spectra.max(axis=(0, 2)) / spectra.max()  # each block is fitted over its own largest
-    good = [
-        replace(part, xmin=part.xmin * float(top))
-        for part, top in zip(parts, tops, strict=True)
-        if isinstance(part, PowerLaw)
-    ]
-    if not good:
-        return _Fits(parts[0], parts)
-    alpha, xmin, ks, stderr = (
-        float(np.mean([getattr(part, key) for part in good]))
-        for key in ("alpha", "xmin", "ks", "stderr")
-    )
-    n_tail = sum(part.n_tail for part in good)
-    method = f"{good[0].method}-block-mean"
-    return _Fits(PowerLaw(alpha, xmin, ks, n_tail, stderr, method), parts)
-
-
-def _farms_fit(
-    fits: _Fits, lambda_max: float, windows: Windows, matrix: Matrix, oriented: bool
-) -> FarmsFit:
-    rows, cols = (matrix.N, matrix.M) if oriented else (matrix.rows, matrix.cols)
-    alphas = [fit.alpha for fit in fits.parts if isinstance(fit, PowerLaw)]
-    return FarmsFit(
-        fits.whole,
-        lambda_max if 0 < lambda_max < float("inf") else None,
-        float(np.std(alphas, ddof=1)) if len(alphas) > 1 else None,
-        windows.cols / windows.rows,
-        windows.count * matrix.slices,
-        windows.rows,
-        windows.cols,
-        windows.coverage(rows, cols),
-    )

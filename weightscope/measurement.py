@@ -21,6 +21,7 @@ class EntryStatistics:
         zero_fraction: Share of exact zeros.
         nonfinite: Number of NaN and infinite entries; where any, the others are None.
         sv_floor: What rounding to the stored dtype can add to any singular value (units of W).
+        equal_tail: Rows at the end that equal each other, of an embedding or a head.
     """
 
     mean: float | None
@@ -29,6 +30,7 @@ class EntryStatistics:
     zero_fraction: float | None
     nonfinite: int
     sv_floor: float | None
+    equal_tail: int = 0
 
 
 @dataclass(frozen=True)

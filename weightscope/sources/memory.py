@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from weightscope.checkpoint import Checkpoint
@@ -33,4 +34,12 @@ def open_module(module: Any) -> Checkpoint:
     state = module.state_dict()
     # below, because weight_norm and other parametrisations put the kernel into a child
     conv = frozenset(key for key in state if prefixes and key.startswith(prefixes))
-    return open_state_dict(state, type(module).__name__, conv)
+    found = open_state_dict(state, type(module).__name__, conv)
+    return replace(found, config=_config_of(module))
+
+
+def _config_of(module: Any) -> dict[str, Any]:
+    """The configuration that a model of transformers carries; empty for others."""
+    to_dict = getattr(getattr(module, "config", None), "to_dict", None)
+    found = to_dict() if callable(to_dict) else {}
+    return found if isinstance(found, dict) else {}
