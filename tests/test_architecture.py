@@ -48,7 +48,16 @@ RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
     "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
-    | {"quantised", "expressions", "provenance", "encodings", "planted", "doctor", "ties", "window_fits"},
+    | {
+        "quantised",
+        "expressions",
+        "provenance",
+        "encodings",
+        "planted",
+        "doctor",
+        "ties",
+        "window_fits",
+    },
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
     "pytorch_lightning": {"integrations"},
