@@ -48,10 +48,14 @@ ODD_NAMES = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This environment, with the package importable from any folder and one BLAS thread."""
+    """This environment, with the package importable from any folder and one BLAS thread.
+
+    Without the width of the terminal that the tests are run in, or that their runner invents.
+    """
     root = str(Path(weightscope.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **extra}
+    inherited = {key: v for key, v in os.environ.items() if key not in {"COLUMNS", "LINES"}}
+    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **extra}
 
 
 def weightscope_command(*arguments: object) -> list[str]:
