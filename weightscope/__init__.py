@@ -44,7 +44,6 @@ def analyze(
     from weightscope import analysis
     from weightscope.checkpoint import Access
     from weightscope.settings import Settings, parse_floor
-    from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
@@ -52,7 +51,7 @@ def analyze(
         settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
+    return analysis.analyze(model, Settings(**settings), saving, access=Access(**reach))
 
 
 def load_run(folder: str | Path) -> Run:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from weightscope.bases import selection_of
-from weightscope.checkpoint import Checkpoint
+from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.matrix import Matrix
@@ -93,6 +93,7 @@ def analyze(
     settings: Settings | None = None,
     saving: Saving | None = None,
     observer: Observer | None = None,
+    access: Access | None = None,
 ) -> Run:
     """Analyse every weight matrix of a model.
 
@@ -102,6 +103,7 @@ def analyze(
         settings: What to compute and how; the defaults where None.
         saving: Where to keep the run; nowhere where None.
         observer: Who is told about progress.
+        access: How to reach the model, and but for its revision the base too.
 
     Returns:
         The run, with every row; degenerate matrices have a status other than ``ok``.
@@ -117,10 +119,7 @@ def analyze(
     from weightscope.provenance import provenance_of  # here, because it imports torch
     from weightscope.ties import without_ties
 
-    checkpoint = open_model(model)
-    for text in checkpoint.notes:
-        observer.note(text)
-    base = open_model(settings.base) if settings.base else None
+    checkpoint, base = _opened(model, settings.base, access or Access(), observer)
     selection = selection_of(checkpoint, base, settings, settings.merged)
     if base is None:
         selection = without_ties(checkpoint, selection)
@@ -146,6 +145,21 @@ def analyze(
             f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
         )
     return run
+
+
+def _opened(
+    model: Any, base: str | None, access: Access, observer: Observer
+) -> tuple[Checkpoint, Checkpoint | None]:
+    """The model and its base, and what there is to say about how they are read."""
+    checkpoint = open_model(model, access)
+    for text in checkpoint.notes:
+        observer.note(text)
+    if not base:
+        return checkpoint, None
+    beside = open_model(base, replace(access, revision=""))
+    for text in beside.notes:
+        observer.note(f"base: {text}")
+    return checkpoint, beside
 
 
 @dataclass(frozen=True)

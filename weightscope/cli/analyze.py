@@ -163,11 +163,9 @@ def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet:
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
     from weightscope.present import partial
-    from weightscope.sources import open_model
 
-    checkpoint = open_model(model, access)
     with Talk(quiet) as talk:
-        run = analyze_model(checkpoint, settings, Saving(*saving), talk)
+        run = analyze_model(model, settings, Saving(*saving), talk, access)
     if not quiet:
         degenerate = {k: n for k, n in run.summary["status"].items() if k != "ok"}
         if degenerate:
