@@ -33,6 +33,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weightscope
+from weightscope import ties
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.formats.safetensors import fill_from_disk, read_header, read_tensor, span
@@ -1135,3 +1136,25 @@ def test_the_readers_of_disk_and_hub_are_the_same_function(tmp_path: Path) -> No
     assert torch.equal(read_tensor(ref, None, fill), read_tensor(ref))
     assert torch.equal(read_tensor(ref, 3, fill), read_tensor(ref, 3))
     assert calls == [span(ref), span(ref, 3)] == [(ref.start, 140), (ref.start + 84, 28)]
+
+
+# --- small looks before the work begins --------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["ranges", "ranges ignored"])
+@pytest.mark.parametrize("way", WAYS)
+def test_looking_for_tied_weights_costs_no_second_download(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, fault: bool
+) -> None:
+    monkeypatch.setattr(ties, "_BLOCK_BYTES", 1 << 18)
+    table = gaussian(6000, 64)
+    model = {"model.embed_tokens.weight": table, "lm_head.weight": table.clone(), "w": table[:64]}
+    offer(hub, tmp_path / "a", model, shards=3)
+    if fault:
+        hub.faults = [Fault("storage GET", times=-1, whole=True)]
+    run = weightscope.analyze("acme/toy", fetch=way, metrics="stats")
+    assert [row["status"] for row in run.rows] == ["skipped", "ok", "ok"]
+    size = sum(len(content) for content in files_of(tmp_path / "a").values())
+    assert len(of_bytes(hub)) <= 26
+    assert fault or hub.bytes_sent(".safetensors") < 2.2 * size
+    assert not temporary_files(tmp_path)

@@ -67,17 +67,24 @@ def _streaming(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
     stream = Stream(ranges, [(remote.path(file), start, size) for file, start, size in expected])
 
     def fill(ref: TensorRef, start: int, view: memoryview) -> None:
-        try:
+        with _named(ref):
             stream.fill(remote.path(ref.file), start, view)
-        except UnreachableError as error:
-            raise CheckpointError(
-                f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error}); {_LATER}"
-            ) from None
 
     try:
         yield fill
     finally:
         stream.close()
+
+
+@contextmanager
+def _named(ref: TensorRef) -> Iterator[None]:
+    """Say which tensor could not be read."""
+    try:
+        yield
+    except UnreachableError as error:
+        raise CheckpointError(
+            f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error}); {_LATER}"
+        ) from None
 
 
 @contextmanager
@@ -94,8 +101,22 @@ def _by_shard(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
 
         files = [file for file, _, _ in expected]
         downloads = Downloads(fetch, files, 1, room, Path.unlink)
+
+        def fill(ref: TensorRef, start: int, view: memoryview) -> None:
+            if ref.file in announced or ranges.ignored:
+                downloads.fill(ref, start, view)
+                return
+            try:  # a small look at a file is not worth the whole of it
+                with _named(ref):
+                    ranges.fill(remote.path(ref.file), start, view)
+            except CheckpointError:
+                if not ranges.ignored:
+                    raise
+                downloads.fill(ref, start, view)
+
+        announced = set(files)
         try:
-            yield downloads.fill
+            yield fill
         finally:
             ranges.close()
             downloads.close()
