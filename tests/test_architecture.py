@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "safetensors": {"storage"},
     "scipy": set(),
     "matplotlib": set(),
-    "gguf": {"formats"},
+    "gguf": {"formats", "encodings"},
     "jinja2": set(),
     "ray": set(),
 }

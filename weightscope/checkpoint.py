@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from weightscope.encoded import Encoded
 from weightscope.errors import OptionError
 from weightscope.tensor import TensorRef
 
@@ -110,7 +111,10 @@ class Checkpoint:
         remote: Where the bytes are, unless all of them are on this machine.
         mmap: Map files into memory instead of reading them.
         metadata: What the writers of the files added to their headers, all files merged.
+        encoded: What the format itself says is quantised, by the names of tensors; these have the
+            shape and dtype that decoding yields.
         undecoded: Why quantised tensors cannot be decoded, by their names.
+        held: What has to stay as long as this does: the folder that its files were fetched into.
     """
 
     name: str
@@ -125,4 +129,6 @@ class Checkpoint:
     remote: Remote | None = None
     mmap: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    encoded: Mapping[str, Encoded] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
+    held: object = field(default=None, repr=False, compare=False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from weightscope.checkpoint import Checkpoint
+from weightscope.encoded import Encoded
 from weightscope.errors import CheckpointError
 from weightscope.text import shortened
 
@@ -28,6 +29,7 @@ def joined(
     home: dict[str, str] = {}
     memory: dict[str, Any] = {}
     metadata: dict[str, str] = {}
+    encoded: dict[str, Encoded] = {}
     for part in parts:
         for ref in part.tensors:
             if ref.name in home:
@@ -38,6 +40,7 @@ def joined(
             home[ref.name] = ref.file
         memory |= part.memory
         metadata |= part.metadata
+        encoded |= part.encoded
     formats = [part.format for part in parts if part.format != "safetensors"]
     return Checkpoint(
         name,
@@ -48,6 +51,7 @@ def joined(
         format=next(iter(formats), "safetensors"),
         memory=memory,
         metadata=metadata,
+        encoded=encoded,
     )
 
 
@@ -60,4 +64,5 @@ def prefixed(component: str, part: Checkpoint) -> Checkpoint:
         notes=tuple(f"{component}: {note}" for note in part.notes),
         memory={f"{component}.{name}": stored for name, stored in part.memory.items()},
         metadata={},
+        encoded={f"{component}.{name}": packed for name, packed in part.encoded.items()},
     )
