@@ -270,9 +270,9 @@ def test_a_shard_that_the_repository_lacks_is_named(
     assert SHARDS[1] in machine.refused("acme/toy")
 
 
-def test_a_repository_without_safetensors_is_explained(hub: FakeHub, machine: Machine) -> None:
-    hub.add("acme/old", {"pytorch_model.bin": b"\x80\x02}.", "config.json": CONFIG})
-    assert "safetensors" in machine.refused("acme/old")
+def test_a_repository_without_weights_is_explained(hub: FakeHub, machine: Machine) -> None:
+    hub.add("acme/old", {"model.onnx": b"x", "config.json": CONFIG})
+    assert "only 'model.onnx'" in machine.refused("acme/old")
     assert hub.fetched() == ["config.json"]
 
 

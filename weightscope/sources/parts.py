@@ -66,3 +66,21 @@ def prefixed(component: str, part: Checkpoint) -> Checkpoint:
         metadata={},
         encoded={f"{component}.{name}": packed for name, packed in part.encoded.items()},
     )
+
+
+def pipeline(
+    name: str, parts: Mapping[str, Checkpoint], kind: object, left: Sequence[str]
+) -> Checkpoint:
+    """The models of a diffusers pipeline as one, each under the name of its folder.
+
+    Args:
+        name: Its name.
+        parts: Its models by their folders.
+        kind: Its class, as its index gives it.
+        left: Names of weights beside the folders.
+    """
+    notes = [
+        f"read: the folders of the pipeline; not read beside them: {', '.join(left)}"
+    ] if left else []  # fmt: skip
+    found = joined(name, [prefixed(*part) for part in parts.items()], {}, notes)
+    return replace(found, config={"architectures": [kind]} if isinstance(kind, str) else {})

@@ -15,8 +15,6 @@ from weightscope.tensor import TensorRef
 from weightscope.text import shortened
 
 MAX_JSON = 64 << 20
-SUFFIX = ".safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -67,26 +65,6 @@ def assemble(
     )
 
 
-def index_among(names: Iterable[str]) -> str:
-    """The index that says which files of a folder belong together; empty where there is none."""
-    indexes = sorted(name for name in names if name.endswith(INDEX_SUFFIX))
-    usual = "model" + INDEX_SUFFIX
-    return usual if usual in indexes else next(iter(indexes), "")
-
-
-def weights_among(names: Iterable[str]) -> list[str]:
-    """Names of visible safetensors files, sorted."""
-    return sorted(name for name in names if name.endswith(SUFFIX) and not name.startswith("."))
-
-
-def strays(index: str, listed: Iterable[str], names: Iterable[str]) -> list[str]:
-    """A remark on weights that an index leaves out."""
-    left = sorted(set(weights_among(names)) - set(listed))
-    if not left:
-        return []
-    return [f"{index} chooses the files; not in it and not read: {', '.join(left)}"]
-
-
 def index_names(index: Path) -> list[str]:
     """File names an index lists, sorted; each a plain name in the index's own folder.
 
@@ -119,6 +97,12 @@ def check_listed(index: object, listed: Sequence[str], missing: Sequence[str]) -
             f"{index}: {len(missing)} of {len(listed)} shards are missing, first {missing[0]!r}; "
             "download the rest of the model"
         )
+
+
+def config_file(folder: Path, inside: str) -> Path:
+    """The configuration in a folder of a repository, or the one at its root."""
+    beside = folder / inside / "config.json"
+    return beside if beside.is_file() else folder / "config.json"
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
