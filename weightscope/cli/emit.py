@@ -12,6 +12,7 @@ from weightscope.cli.options import Format
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
 from weightscope.outputs import STDOUT, check_target, write_output
+from weightscope.page import Page
 from weightscope.present import run_report
 from weightscope.present_provenance import provenance_lines
 from weightscope.report import Paragraph, Report
@@ -31,6 +32,7 @@ class Output:
         top: Most rows of the table.
         bom: Begin CSV with a byte-order mark.
         force: Replace existing files.
+        html: HTML file, ``-`` for standard output.
     """
 
     format: Format | None = None
@@ -40,6 +42,12 @@ class Output:
     top: int | None = None
     bom: bool = False
     force: bool = False
+    html: str | None = None
+
+    @property
+    def targets(self) -> list[str]:
+        """Files that are written, ``-`` for standard output."""
+        return [target for target in (self.csv, self.json, self.html) if target is not None]
 
     def check(self, columns: Collection[str]) -> None:
         """Refuse, before any work, what could not be written after it.
@@ -48,8 +56,11 @@ class Output:
             OutputError: A file exists or cannot be created.
             OptionError: Options that contradict each other, or no such column.
         """
-        if self.csv == self.json and self.csv is not None:
-            raise OptionError(f"--csv and --json cannot both write {self.csv}")
+        options = {"--csv": self.csv, "--json": self.json, "--html": self.html}
+        for target in self.targets:
+            both = [option for option, other in options.items() if other == target]
+            if len(both) > 1:
+                raise OptionError(f"{both[0]} and {both[1]} cannot both write {target}")
         if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
             close = [name for name in columns if column in name][:3]
@@ -57,9 +68,8 @@ class Output:
                 f"did you mean {', '.join(close)}?" if close else "weightscope explain lists them"
             )
             raise OptionError(f"--sort {column!r}: no such column; {hint}")
-        for target in (self.csv, self.json):
-            if target is not None:
-                check_target(target, self.force)
+        for target in self.targets:
+            check_target(target, self.force)
         if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
 
@@ -74,6 +84,7 @@ class Emission:
         facts: Provenance and summary, for JSON and beside a CSV file.
         report: Builds what people read.
         origin: What produced it, in lines.
+        page: Builds what people explore; None for a table that has no page.
     """
 
     columns: Sequence[str]
@@ -81,6 +92,7 @@ class Emission:
     facts: Mapping[str, Any]
     report: Callable[[], Report]
     origin: Sequence[str]
+    page: Callable[[], Page] | None = None
 
 
 def emit(emission: Emission, output: Output) -> None:
@@ -92,7 +104,11 @@ def emit(emission: Emission, output: Output) -> None:
             write_output(output.csv + ".run.json", json.dumps(emission.facts))
     if output.json is not None:
         write_output(output.json, _json(emission))
-    if STDOUT not in {output.csv, output.json}:
+    if output.html is not None and emission.page is not None:
+        from weightscope.sinks import html
+
+        write_output(output.html, html.render(emission.page()))
+    if STDOUT not in output.targets:
         _emit_to_stdout(emission, output)
 
 
@@ -134,4 +150,11 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         facts,
         lambda: run_report(run, output.sort, output.top),
         provenance_lines(run.provenance),
+        lambda: _page_of(run),
     )
+
+
+def _page_of(run: Run) -> Page:
+    from weightscope.present_page import run_page
+
+    return run_page(run)

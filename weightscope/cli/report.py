@@ -11,6 +11,7 @@ def report(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -27,6 +28,8 @@ def report(
 
       weightscope report my-model.weightscope --format markdown > spectra.md
 
+      weightscope report my-model.weightscope --html my-model.html
+
       weightscope report my-model.weightscope --sort condition_number --top 10 --format table
     """
     with explained(debug):
@@ -36,7 +39,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, html)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)
