@@ -47,7 +47,21 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
     if target == STDOUT and sys.stdout.isatty():
         # names are hostile, and a terminal obeys what a file only stores
         text = "\n".join(map(printable, text.split("\n")))
-    data = (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace")
+    _write(target, (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace"))
+
+
+def write_binary(target: str, data: bytes) -> None:
+    """Write bytes to a file, whole or not at all, or to standard output.
+
+    Raises:
+        OutputError: The file cannot be written, or standard output is a terminal.
+    """
+    if target == STDOUT and sys.stdout.isatty():
+        raise OutputError("not text, and standard output is a terminal: name a file, or pipe it")
+    _write(target, data)
+
+
+def _write(target: str, data: bytes) -> None:
     if target == STDOUT:
         with writing_stdout():
             sys.stdout.flush()

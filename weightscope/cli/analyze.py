@@ -46,6 +46,7 @@ def analyze(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    excel: o.ExcelOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -84,7 +85,7 @@ def analyze(
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, excel)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)

@@ -57,6 +57,16 @@ JsonOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+ExcelOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--excel",
+        metavar="FILE",
+        help="Write an Excel workbook to FILE: the table, what its columns mean, and what produced "
+        "it (needs weightscope\\[excel]).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 SortOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
