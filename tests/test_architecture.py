@@ -26,7 +26,8 @@ VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",
     "difference", "distances",
-    "report", "sheets", "glossary",
+    "report", "charts", "esd",
+    "sheets", "glossary",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -40,7 +41,7 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised"}
+ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"present_sheets"}
