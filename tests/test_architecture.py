@@ -27,7 +27,7 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report", "charts", "esd",
-    "sheets", "glossary",
+    "sheets", "glossary", "ks_curve",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
