@@ -27,7 +27,7 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report", "charts", "esd",
-    "sheets", "glossary", "ks_curve",
+    "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -44,7 +44,7 @@ ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
 ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
-SENTENCES |= {"present_sheets"}
+SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
@@ -176,6 +176,7 @@ def test_import_and_help_load_nothing_heavy() -> None:
         "analyze",
         "inspect",
         "report",
+        "plot",
         "explain",
         "compare",
         "track",

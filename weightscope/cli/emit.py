@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -13,13 +13,15 @@ from weightscope.cli.options import Format
 from weightscope.columns import Column
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
-from weightscope.outputs import STDOUT, check_target, write_binary, write_output
+from weightscope.gallery import pictures
+from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
+from weightscope.pictures import Picture
 from weightscope.present import run_report
 from weightscope.present_provenance import provenance_lines
 from weightscope.present_sheets import workbook
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
-from weightscope.sinks import csv, excel, json, markdown, weightwatcher
+from weightscope.sinks import csv, excel, folder, json, markdown, weightwatcher
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Output:
         top: Most rows of the table.
         bom: Begin CSV with a byte-order mark.
         force: Replace existing files.
+        png: Folder of PNG files.
+        svg: Folder of SVG files.
     """
 
     format: Format | None = None
@@ -45,6 +49,8 @@ class Output:
     bom: bool = False
     force: bool = False
     excel: str | None = None
+    png: str | None = None
+    svg: str | None = None
 
     def check(self, columns: Collection[str]) -> None:
         """Refuse, before any work, what could not be written after it.
@@ -68,10 +74,20 @@ class Output:
             check_target(self.csv + ".run.json", self.force)
         if self.excel is not None:
             excel.check_installed()
+        for target in self.folders.values():
+            check_folder(target, self.force)
+            folder.check_installed()
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Folders of pictures by the format of their files."""
+        wanted = {"png": self.png, "svg": self.svg}
+        return {format: target for format, target in wanted.items() if target is not None}
 
     def _check_apart(self) -> None:
         """Two outputs, two places."""
         targets = {"--csv": self.csv, "--json": self.json, "--excel": self.excel}
+        targets |= {"--png": self.png, "--svg": self.svg}
         for (one, place), (other, same) in combinations(targets.items(), 2):
             if place is not None and place == same:
                 raise OptionError(f"{one} and {other} cannot both write {place}")
@@ -88,6 +104,7 @@ class Emission:
         report: Builds what people read.
         origin: What produced it, in lines.
         glossary: Columns that the names stand for, for Excel.
+        pictures: Draws nothing yet: every picture as data.
     """
 
     columns: Sequence[str]
@@ -96,6 +113,7 @@ class Emission:
     report: Callable[[], Report]
     origin: Sequence[str]
     glossary: Sequence[Column] = ()
+    pictures: Callable[[], Iterable[Picture]] = tuple
 
 
 def emit(emission: Emission, output: Output) -> None:
@@ -110,6 +128,9 @@ def emit(emission: Emission, output: Output) -> None:
     if output.excel is not None:
         sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
         write_binary(output.excel, excel.render(sheets))
+    for format, target in output.folders.items():
+        facts = {key: value for key, value in emission.facts.items() if key != "details"}
+        folder.write(emission.pictures(), target, format, facts, output.force)
     if STDOUT not in {output.csv, output.json, output.excel}:
         _emit_to_stdout(emission, output)
 
@@ -155,4 +176,5 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         lambda: run_report(run, output.sort, output.top),
         provenance_lines(run.provenance),
         glossary,
+        lambda: pictures(run),
     )

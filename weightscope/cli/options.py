@@ -67,6 +67,20 @@ ExcelOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+PngOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--png",
+        metavar="DIR",
+        help="Draw the charts, and the spectrum of every matrix, as PNG files into DIR (needs "
+        "weightscope\\[plots]).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+SvgOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--svg", metavar="DIR", help="The same as SVG files.", rich_help_panel=_OUTPUT),
+]
 SortOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

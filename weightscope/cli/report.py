@@ -12,6 +12,8 @@ def report(
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -37,7 +39,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, excel)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)
