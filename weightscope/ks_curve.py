@@ -55,6 +55,12 @@ class KsCurve:
     second: Minimum | None
     method: str
 
+    @property
+    def start(self) -> float:
+        """Where a drawn axis begins: the smallest tenth of the candidates spans most decades."""
+        marked = [minimum.x for minimum in (self.chosen, self.second) if minimum is not None]
+        return min(float(self.x[len(self.x) // 10]), *marked)
+
 
 def ks_curve_of(
     spectrum: Spectrum, row: Mapping[str, Value], floor: EvalFloor

@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 Ticks = list[tuple[float, str]]
 """Positions on the axis, ascending, and their labels."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_PLAIN = 4
+_PLAIN = 3
 """Powers of ten up to this size are written out."""
 
 
@@ -50,7 +50,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> Ticks:
 
 
 def linear_ticks(low: float, high: float, most: int = 7) -> Ticks:
-    """Marks at multiples of 1, 2, 2.5 or 5 times a power of ten.
+    """Marks at multiples of 1, 2 or 5 times a power of ten.
 
     Args:
         low: Lower end.
@@ -63,10 +63,10 @@ def linear_ticks(low: float, high: float, most: int = 7) -> Ticks:
     unit = 10.0 ** floor(log10(span / most))
     step = next(
         unit * factor
-        for factor in (1, 2, 2.5, 5, 10, 20, 50)
+        for factor in (1, 2, 5, 10, 20, 50)
         if floor(high / (unit * factor) + 1e-9) - ceil(low / (unit * factor) - 1e-9) < most
     )
-    places = max(0, -floor(log10(step) + 1e-9) + (step / unit == 2.5))
+    places = max(0, -floor(log10(step) + 1e-9))
     first = ceil(low / step - 1e-9)
     values = [step * k for k in range(first, floor(high / step + 1e-9) + 1)]
     size = max(abs(low), abs(high))

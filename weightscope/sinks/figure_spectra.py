@@ -23,6 +23,8 @@ from weightscope.sinks.figure_page import (
     padded,
     page,
 )
+from weightscope.spectrum import FloatArray
+from weightscope.text import short
 
 _EVAL = "eigenvalue of WᵀW"
 _BELOW = 0.7
@@ -118,35 +120,38 @@ def ks_curve(drawing: Figure, chart: KsCurve) -> None:
             linewidth=1.0,
             gid="distance" if axes is above else "exponent",
         )
-        log_axis(axes, "x", padded(float(chart.x[0]), float(chart.x[-1])), 7)
-    marks: list[tuple[str, Minimum | None, str, str, str]] = [
-        ("chosen", chart.chosen, VERMILION, "o", "--"),
-        ("second minimum", chart.second, GREEN, "D", ":"),
+        log_axis(axes, "x", padded(chart.start, float(chart.x[-1])), 7)
+    marks: list[tuple[str, Minimum | None, str, str, float]] = [
+        ("chosen", chart.chosen, VERMILION, "o", 4.5),
+        ("second minimum", chart.second, GREEN, "D", 7.0),
     ]
-    for name, minimum, color, marker, dashes in marks:
+    for name, minimum, color, marker, size in marks:
         if minimum is None:
             continue
-        label = f"{name}: alpha {minimum.alpha:.3g}, distance {minimum.ks:.3g}"
+        label = f"{name}: alpha {short(minimum.alpha)}, distance {short(minimum.ks)}"
         for axes, value in ((above, minimum.ks), (below, minimum.alpha)):
-            axes.axvline(minimum.x, color=color, linewidth=0.8, linestyle=dashes)
+            axes.axvline(minimum.x, color=color, linewidth=0.8, linestyle="--" if size < 5 else ":")
             axes.plot(
-                [minimum.x], [value], marker, color=color, markersize=5.5, markeredgecolor="white",
-                markeredgewidth=0.8, label=label, zorder=5, gid=f"{name.replace(' ', '-')}",
+                [minimum.x], [value], marker, label=label, color=color, markersize=size,
+                markerfacecolor=color if marker == "o" else "none", markeredgewidth=1.3,
+                zorder=7 - size / 2, gid=name.replace(" ", "-"),
             )  # fmt: skip
     shown = [m for m in (chart.chosen, chart.second) if m is not None]
-    top = max(_typical(chart.ks), *(1.3 * m.ks for m in shown))
+    top = max(_typical(chart, chart.ks), *(1.3 * m.ks for m in shown))
     linear_axis(above, "y", (0.0, 1.06 * top), 5)
-    top = max(_typical(chart.alpha), *(1.3 * m.alpha for m in shown))
+    top = max(_typical(chart, chart.alpha), *(1.3 * m.alpha for m in shown))
     linear_axis(below, "y", (1.0, 1.03 * top), 5)
     above.tick_params(labelbottom=False)
     above.set_ylabel("KS distance")
     below.set_ylabel("alpha")
     below.set_xlabel(f"xmin, {_EVAL}")
     handles, labels = above.get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="lower center", ncols=2, columnspacing=1.6)
+    drawing.legend(
+        handles, labels, loc="lower center", ncols=2, columnspacing=1.2, handlelength=1.2
+    )
 
 
-def _typical(values: Any) -> float:
+def _typical(chart: KsCurve, values: FloatArray) -> float:
     """The top of an axis: the last few candidates start tails of a handful, and run away."""
-    shown = values[: max(1, len(values) - 10)]
-    return float(shown.max())
+    shown = values[chart.x >= chart.start]
+    return float(shown[: max(1, len(shown) - 10)].max())

@@ -127,10 +127,11 @@ def distribution(drawing: Figure, chart: Distribution) -> None:
     for row, group in enumerate(chart.groups):
         points = [on_scale(value, chart.scale) for value in group.values]
         _, lower, middle, upper, _ = (on_scale(q, chart.scale) for q in group.quartiles)
-        axes.barh(row, upper - lower, 0.62, lower, color="#cfe3f0", zorder=1)
-        axes.plot([middle, middle], [row - 0.36, row + 0.36], color=VERMILION, zorder=3)
+        if len(points) > 1:
+            axes.barh(row, upper - lower, 0.62, lower, color="#cfe3f0", zorder=1)
+            axes.plot([middle, middle], [row - 0.36, row + 0.36], color=VERMILION, zorder=3)
         # spread by rank, so that the same figures give the same picture
-        spread = [row + 0.22 * ((k * 0.618034) % 1 - 0.5) * 2 for k in range(len(points))]
+        spread = [row + 0.22 * ((k * 0.618034 + 0.5) % 1 - 0.5) * 2 for k in range(len(points))]
         axes.plot(
             points, spread, "o", color=BLUE, markersize=3, alpha=0.75, markeredgewidth=0, zorder=2,
             gid=f"group-{row}",

@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#333333",
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "path.simplify": False,
     "svg.hashsalt": "weightscope",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,

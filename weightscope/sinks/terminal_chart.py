@@ -83,7 +83,7 @@ def esd(chart: Esd, columns: int) -> Text:
 
 def ks_curve(chart: KsCurve, columns: int) -> Text:
     """Distance over xmin, and below it the exponent."""
-    x = _padded(float(chart.x[0]), float(chart.x[-1]))
+    x = _padded(chart.start, float(chart.x[-1]))
     marks = [(chart.chosen, "●", _VERMILION, "chosen")]
     if chart.second is not None:
         marks.append((chart.second, "◆", _GREEN, "second minimum"))
@@ -95,7 +95,8 @@ def ks_curve(chart: KsCurve, columns: int) -> Text:
     text = Text()
     for name, values, bottom, lines in parts:
         points = [m.ks if name == "KS distance" else m.alpha for m, *_ in marks]
-        shown = values[: max(1, len(values) - 10)]
+        shown = values[chart.x >= chart.start]
+        shown = shown[: max(1, len(shown) - 10)]
         y = (bottom, 1.06 * max(float(shown.max()), *(1.3 * point for point in points)))
         canvas = Canvas((columns, lines), x, y)
         canvas.curve(chart.x, values, _BLUE, _SOLID)
