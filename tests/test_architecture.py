@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from weightscope.cli import verbs
+
 PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -27,6 +29,7 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report", "charts", "esd", "page",
+    "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -40,11 +43,13 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
+ACTS |= {"quantised", "observer"}
 ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
+SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
-SENTENCES |= {"present_page"}
+SENTENCES |= {"present_page", "present_page_comparison", "present_page_steps"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -68,7 +73,8 @@ MAY_IMPORT = {
     "huggingface_hub": {"sources"},
     "safetensors": {"storage"},
     "scipy": set(),
-    "matplotlib": set(),
+    "matplotlib": {"sinks"},
+    "openpyxl": {"sinks"},
     "gguf": {"formats"},
     "jinja2": set(),
     "ray": set(),
@@ -156,7 +162,10 @@ def _is_method(node: ast.FunctionDef) -> bool:
 
 def _loaded(code: str) -> set[str]:
     """Heavy modules in memory after running code in a fresh interpreter."""
-    heavy = ("torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy")
+    heavy = (
+        "torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy",
+        "openpyxl",
+    )  # fmt: skip
     code += f"\nimport sys; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -167,18 +176,7 @@ def _loaded(code: str) -> set[str]:
 def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded("import weightscope") == set()
     help_code = "import sys\nfrom weightscope.cli.main import app\n"
-    verbs = (
-        "analyze",
-        "inspect",
-        "report",
-        "explain",
-        "compare",
-        "track",
-        "farms",
-        "selftest",
-        "doctor",
-    )
-    for verb in ([], *([name] for name in verbs)):
+    for verb in ([], *([name] for name in verbs.SENTENCES)):
         run = help_code + f"try: app({[*verb, '--help']!r})\nexcept SystemExit: pass"
         assert _loaded(run) == set(), verb
 

@@ -12,6 +12,9 @@ def report(
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
+    excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -39,7 +42,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)
