@@ -28,7 +28,7 @@ VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",
     "difference", "distances",
-    "report", "proposal",
+    "report", "proposal", "rank_plan", "compressed",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -38,16 +38,18 @@ ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
-    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"},
+    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"}
+    | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
+ACTS |= {"factorable", "compress"}
 ACTS |= {"quantised", "addresses", "criteria", "choosing", "reasons"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
-SENTENCES |= {"present_plan"}
+SENTENCES |= {"present_plan", "present_compression"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -61,6 +63,7 @@ MAY_IMPORT = {
         "doctor",
         "ties",
         "window_fits",
+        "compress",
     },
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},

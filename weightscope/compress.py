@@ -1,9 +1,6 @@
 """The act of compressing: a checkpoint and a rank plan become a checkpoint of factors.
 
-Every planned tensor ``X.weight`` is stored as ``X.left.weight`` and ``X.right.weight``, whose
-product it is; every other tensor keeps its name and its bytes. One matrix is in memory at a time.
-The files are called ``factorised-*``, so that a loader that knows nothing of factors finds no
-weights instead of filling the gaps with random ones.
+One matrix is in memory at a time, and the folder appears when everything is in it.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from weightscope.checkpoint import Checkpoint
+from weightscope.compressed import BESIDE, INDEX, RECORD, Compressed, compression_record
 from weightscope.decompositions.truncated import Factors, truncated
 from weightscope.errors import CheckpointError, IncomparableRunsError, OutputError, PlanError
 from weightscope.formats.safetensors import read_header, read_tensor
@@ -28,17 +26,7 @@ from weightscope.settings import Settings
 from weightscope.storage import dumps
 from weightscope.tensor import TensorRef
 from weightscope.text import scaled, shortened
-from weightscope.version import __version__
 
-RECORD = "compression.json"
-INDEX = "factorised.safetensors.index.json"
-COMPRESSION_VERSION = 1
-BESIDE = (
-    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt",
-    "added_tokens.json", "special_tokens_map.json", "chat_template*", "*.model", "*.tiktoken",
-    "preprocessor_config.json", "processor_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
-"""What is copied from beside the weights."""
 SAME = 1e-6
 """Relative difference of a norm or an error of the weights from those that were planned; both are
 computed in float64, and another step of the same training differs by far more."""
@@ -55,37 +43,6 @@ class Observer(Protocol):
 
     def advance(self, name: str, operations: float) -> None:
         """A tensor is written."""
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """One matrix that became two factors.
-
-    Attributes:
-        planned: What the plan said about it.
-        relative_error: What the truncation drops, relative to the matrix in the Frobenius norm.
-        stored_error: The same for the factors as stored, in the matrix's data type.
-    """
-
-    planned: PlannedMatrix
-    relative_error: float
-    stored_error: float
-
-    def record(self) -> dict[str, Any]:
-        """Plain values: what was planned, and what became of it."""
-        p = self.planned
-        return {
-            "name": p.name,
-            "rows": p.rows,
-            "cols": p.cols,
-            "dtype": p.dtype,
-            "rank": p.rank,
-            "parameters": p.parameters,
-            "new_parameters": p.planned_parameters,
-            "planned_error": p.relative_error,
-            "relative_error": self.relative_error,
-            "stored_error": self.stored_error,
-        }
 
 
 @dataclass(frozen=True)
@@ -183,7 +140,7 @@ def compress(
         observer: Who is told about progress.
 
     Returns:
-        What became of every planned matrix, in the order of the files.
+        What became of every planned matrix, in the order of the plan.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or is none that can be compressed.
@@ -214,6 +171,8 @@ def compress(
             shutil.copyfile(path, building / path.name)
         index = _index(shards, ranks, size)
         replace_file(building / INDEX, (dumps(index, indent=2) + "\n").encode())
+        place = {matrix.name: index for index, matrix in enumerate(plan.matrices)}
+        done.sort(key=lambda each: place[each.planned.name])
         record = compression_record(plan, done)
         replace_file(building / RECORD, (dumps(record, indent=1) + "\n").encode())
         _check_written(building, shards, plan, checkpoint)
@@ -313,17 +272,6 @@ def _index(
     return {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def compression_record(plan: RankPlan, done: Sequence[Compressed]) -> dict[str, Any]:
-    """What ``compression.json`` says: what was compressed, how, and what became of it."""
-    return {
-        "weightscope_compression": COMPRESSION_VERSION,
-        "weightscope": __version__,
-        "source": plan.source,
-        "plan": {"made_by": plan.made_by, "criterion": plan.criterion, "budget": plan.budget},
-        "matrices": [each.record() for each in done],
-    }
-
-
 def _check_written(
     building: Path, shards: Sequence[Shard], plan: RankPlan, checkpoint: Checkpoint
 ) -> None:
@@ -365,15 +313,3 @@ def _check_room(out: Path, needed: int) -> None:
             f"{out}: needs {scaled(needed, 'B', 1024)} and the disk has {scaled(free, 'B', 1024)} "
             "left; make room, or choose another place"
         )
-
-
-def why_not_ours(folder: Path) -> str:
-    """What makes a folder one that no compression wrote; empty where nothing does."""
-    if not folder.is_dir():
-        return "is a file"
-    names = [entry.name for entry in folder.iterdir()]
-    ours = (RECORD, INDEX, "factorised-*.safetensors", *BESIDE)
-    foreign = sorted(n for n in names if not any(fnmatch.fnmatchcase(n, p) for p in ours))
-    if foreign:
-        return f"holds files that no compression wrote ({foreign[0]!r})"
-    return "" if RECORD in names else f"has no {RECORD}, so it is no compressed checkpoint"

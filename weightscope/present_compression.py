@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weightscope.compress import Compressed
+from weightscope.compressed import Compressed
 from weightscope.rank_plan import RankPlan, bytes_of, parameters_of
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.text import count_of, scaled
@@ -23,6 +23,16 @@ COLUMNS = (
 )
 """Columns of the table, as ``Compressed.record`` names them."""
 _HEADERS = ("name", "shape", "rank", "parameters", "planned error", "error", "as stored")
+
+
+def origin_lines(plan: RankPlan, command: str) -> list[str]:
+    """What produced it: this command, the criterion of the plan, and the run behind it."""
+    said = ", ".join(f"{key} {value}" for key, value in plan.criterion.items() if _short(value))
+    return [f"Made by: {command}", f"Plan: {said}", f"Run: {plan.made_by.get('run')}"]
+
+
+def _short(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and " " not in value)
 
 
 def compression_report(plan: RankPlan, done: Sequence[Compressed]) -> Report:

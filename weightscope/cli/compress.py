@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -72,33 +74,41 @@ def compress(
       weightscope compress ./my-model --plan ranks.json --out ./my-model-70
     """
     with explained(debug, f"{out} was not written."):
-        from weightscope import compress as c
-        from weightscope.cli.emit import Emission, Output, emit
-        from weightscope.cli.progress import Talk
+        from weightscope.compressed import compression_record, why_not_ours
         from weightscope.errors import CheckpointError
         from weightscope.outputs import check_folder
-        from weightscope.present_compression import COLUMNS, compression_report
         from weightscope.rank_plan import read_rank_plan
-        from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, None, bom, force)
-        output.check(())
         found = read_rank_plan(plan)
         if not Path(model).expanduser().exists():
             raise CheckpointError(
                 f"{model}: no such file or folder; compress reads a model on this machine, so "
                 "download one from the hub first"
             )
-        check_folder(out, force, c.why_not_ours)
+        check_folder(out, force, why_not_ours)
+        from weightscope.cli.emit import Emission, Output, emit
+
+        output = Output(format, csv, json, None, None, bom, force)
+        output.check(())
+        from weightscope import compress as act
         from weightscope.analysis import with_resources
+        from weightscope.cli.progress import Talk
+        from weightscope.present_compression import COLUMNS, compression_report, origin_lines
+        from weightscope.settings import Settings
         from weightscope.sources import open_model
 
         settings, _ = with_resources(Settings(device=device, threads=threads))
         checkpoint = open_model(model)
         with Talk(quiet) as talk:
-            done = c.compress(checkpoint, found, out, settings, talk)
-        rows = [each.record() for each in done]
-        record = c.compression_record(found, done)
-        facts = {key: value for key, value in record.items() if key != "matrices"}
-        emission = Emission(COLUMNS, rows, facts, lambda: compression_report(found, done), ())
+            done = act.compress(checkpoint, found, out, settings, talk)
+        record = compression_record(found, done)
+        command = shlex.join(["weightscope", *sys.argv[1:]])
+        facts = {"command": command, **{key: record[key] for key in record if key != "matrices"}}
+        emission = Emission(
+            COLUMNS,
+            record["matrices"],
+            facts,
+            lambda: compression_report(found, done),
+            origin_lines(found, command),
+        )
         emit(emission, output)

@@ -22,6 +22,9 @@ def plan(
     include_embeddings: p.EmbeddingsOption = False,
     prefix: p.PrefixOption = None,
     rank: p.RankOption = None,
+    reduction: p.ReductionOption = None,
+    basis: p.BasisOption = None,
+    rule: p.RuleOption = None,
     out: p.OutOption = "-",
     explain: p.ExplainOption = False,
     force: o.ForceOption = False,
@@ -32,6 +35,8 @@ def plan(
 
     [bold]peft[/]      LoRA modules, ranks and alphas: JSON for peft's LoraConfig
 
+    [bold]welore[/]    ranks at a target reduction: JSON for weightscope compress
+
     The plan goes to standard output or --out, and why it says what it says to standard error:
     what decided, what became of the budget, what noise of the same shapes would have got, and
     where it differs from the paper.
@@ -41,6 +46,8 @@ def plan(
       weightscope plan my-model.weightscope --for peft --modules 20 --out lora.json
 
       weightscope plan my-model.weightscope --for peft --top 25% --rank effective --budget 2M
+
+      weightscope plan my-model.weightscope --for welore --target 0.3 --out ranks.json
     """
     with explained(debug):
         from weightscope.choosing import parse_params, parse_share
@@ -54,6 +61,9 @@ def plan(
             "include_embeddings": include_embeddings or None,
             "prefix": prefix,
             "rank": rank,
+            "target": reduction,
+            "basis": basis,
+            "rule": rule,
         }
         options = {name: value for name, value in given.items() if value is not None}
         _plan(str(run), target, options, (out, force), explain, quiet)

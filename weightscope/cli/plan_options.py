@@ -9,6 +9,7 @@ import typer
 from weightscope.plans import TARGETS
 
 _CHOOSING = "Choosing (peft, axolotl, trl)"
+_RANKS = "Ranks (welore)"
 _FILES = "Output"
 
 TargetOption = Annotated[
@@ -87,6 +88,39 @@ RankOption = Annotated[
         metavar="R|effective",
         help="peft: one rank for all (16), or ranks in proportion to effective_rank that fill the "
         "budget (or, without one, what rank 16 for all would cost).",
+        show_default=False,
+    ),
+]
+ReductionOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--target",
+        metavar="SHARE",
+        help="Share of the ranks to remove. 0.5.",
+        rich_help_panel=_RANKS,
+        show_default=False,
+    ),
+]
+BasisOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--basis",
+        metavar="attempted|effective|parameters",
+        help="What the target is a share of: the ranks below the threshold (attempted, as in the "
+        "paper), those that go once the other matrices stay whole, or the parameters.",
+        rich_help_panel=_RANKS,
+        show_default=False,
+    ),
+]
+RuleOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--rule",
+        metavar="breakeven|half|ratio:X",
+        help="Which matrices become two factors: those that then hold fewer parameters "
+        "(breakeven); those that also keep fewer than half of their ranks (the paper's rule); or "
+        "lose more than the share X of them.",
+        rich_help_panel=_RANKS,
         show_default=False,
     ),
 ]

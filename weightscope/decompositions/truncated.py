@@ -80,7 +80,7 @@ def truncated(matrix: torch.Tensor, rank: int) -> Factors:
 
 def _leading(gram: torch.Tensor, rank: int) -> torch.Tensor:
     """The eigenvectors of the largest eigenvalues, largest first."""
-    _, vectors = torch.linalg.eigh(gram, UPLO="L")
+    vectors: torch.Tensor = torch.linalg.eigh(gram, UPLO="L")[1]
     return vectors[:, -rank:].flip(1)
 
 

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from weightscope.compress import COMPRESSION_VERSION, INDEX, RECORD
+from weightscope.compressed import COMPRESSION_VERSION, INDEX, RECORD
 from weightscope.errors import CheckpointError
 from weightscope.text import shortened
 
@@ -28,6 +28,8 @@ class FactorisedLinear(nn.Module):
         left: From there to the outputs, weight (out, r).
         bias: (out,), or None.
     """
+
+    bias: torch.Tensor | None
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         """Take the place of a linear layer; the factors hold nothing yet."""
@@ -52,6 +54,8 @@ class FactorisedConv1D(nn.Module):
         right: Holds the weight (r, out).
         bias: (out,).
     """
+
+    bias: torch.Tensor
 
     def __init__(self, layer: Any, rank: int) -> None:
         """Take the place of such a layer; the factors hold nothing yet."""
@@ -166,7 +170,7 @@ def replace_layers(model: nn.Module, ranks: Mapping[str, int]) -> None:
     for name, rank in ranks.items():
         spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
         place = next((each for each in spellings if each in modules), None)
-        layer = modules.get(place or "")
+        layer = modules[place] if place else None
         if isinstance(layer, nn.Linear):
             new: nn.Module = FactorisedLinear(layer, rank)
         elif isinstance(layer, Conv1D):
