@@ -291,6 +291,10 @@ def test_models_that_cannot_be_compressed_are_refused(tmp_path: Path) -> None:
     found = plan(run, Options())
     with pytest.raises(CheckpointError, match="pytorch checkpoint; save it as safetensors"):
         compressed(tmp_path / "pytorch_model.bin", found, tmp_path / "out")
+    model = write_file(tmp_path / "model" / "model.safetensors", small_model())
+    compressed(model, planned(model), tmp_path / "small")
+    with pytest.raises(CheckpointError, match="is compressed already"):
+        compressed(tmp_path / "small", planned(tmp_path / "small"), tmp_path / "out")
     with pytest.raises(CheckpointError, match="memory checkpoint"):
         c.compress(open_model(small_model()), found, tmp_path / "out", CPU, Quiet())
 
@@ -517,6 +521,7 @@ def test_a_tuned_model_is_saved_and_loaded_again(tmp_path: Path) -> None:
     again = load(tmp_path / "tuned")
     assert torch.equal(again.model.layers[0].self_attn.q_proj.left.weight, factor)
     assert again.config.architectures == ["LlamaForCausalLM"]
+    assert "transformers_weights" not in (tmp_path / "tuned" / "config.json").read_text()
 
 
 def test_what_does_not_fit_the_class_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:

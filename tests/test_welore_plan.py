@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import weightscope
 from weightscope.errors import OptionError, PlanError
-from weightscope.factorable import Candidate, candidates
+from weightscope.factorable import Candidate, candidates, why_whole
 from weightscope.metrics import welore as metric
 from weightscope.plans import welore
 from weightscope.plans.welore import Options, choose, plan, propose, uniform
@@ -266,6 +266,26 @@ def test_what_stays_whole_has_a_reason() -> None:
     }.items() <= kept.items()
     assert {matrix.name for matrix in found.matrices}.isdisjoint(found.kept)
     assert len(found.matrices) + len(found.kept) == len(weightscope.analyze(tensors, **FAST).rows)
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        ({"encoding": "gptq-int4-g128"}, "it is quantised (gptq-int4-g128), and its factors would"),
+        ({"adapter_rank": 8}, "it is the update of an adapter"),
+        ({"slices": 9}, "it is no plain matrix"),
+        ({"dtype": "I8"}, "it is no plain matrix"),
+        ({"status": "nonfinite"}, ""),
+    ],
+)
+def test_what_is_no_plain_weight_stays_whole(run: Run, cell: dict[str, Any], why: str) -> None:
+    row = next(row for row in run.rows if row["role"] == "mlp_up")
+    spectrum = run.spectra()[str(row["name"])]
+    assert why_whole(row, spectrum) == ""
+    assert why_whole({**row, **cell}, spectrum).startswith(why)
+    assert (
+        why_whole({**row, "status": "nonfinite"}, None) == "it has no spectrum (status nonfinite)"
+    )
 
 
 def test_parts_of_fused_tensors_stay_whole_and_whole_ones_are_planned(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def check_plan(plan: RankPlan, checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.name}: is a pipeline of several models; name the folder of one"
         )
+    if (Path(checkpoint.tensors[0].file).parent / RECORD).exists():
+        raise CheckpointError(
+            f"{checkpoint.name}: is compressed already; compress the model that it was made from"
+        )
     _check_source(plan.source, checkpoint)
     tensors = {ref.name: ref for ref in checkpoint.tensors}
     for matrix in plan.factorised:

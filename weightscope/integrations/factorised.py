@@ -105,7 +105,7 @@ def load_compressed(folder: str | Path, model_class: Any = None, **options: Any)
         folder, config=config, output_loading_info=True, **options
     )
     model.__class__ = chosen
-    model.config.transformers_weights = None
+    vars(model.config).pop("transformers_weights", None)
     _check_loaded(folder, loaded)
     return model
 
