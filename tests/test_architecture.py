@@ -29,7 +29,7 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report", "proposal", "rank_plan", "compressed",
-    "report", "charts", "esd",
+    "charts", "esd",
     "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip

@@ -33,7 +33,7 @@ from weightscope import compress as c
 from weightscope.compressed import RECORD, Compressed, why_not_ours
 from weightscope.decompositions.truncated import truncated
 from weightscope.errors import CheckpointError, IncomparableRunsError, OutputError, PlanError
-from weightscope.outputs import check_folder, whole_folder
+from weightscope.outputs import check_whole_folder, whole_folder
 from weightscope.plans.welore import Options, plan, propose
 from weightscope.rank_plan import RankPlan
 from weightscope.settings import Settings
@@ -315,20 +315,20 @@ def test_folders_are_replaced_only_where_they_are_ours(tmp_path: Path) -> None:
     out = tmp_path / "out"
     compressed(model, planned(model), out)
     with pytest.raises(OutputError, match="exists already"):
-        check_folder(out, False, why_not_ours)
-    check_folder(out, True, why_not_ours)
+        check_whole_folder(out, False, why_not_ours)
+    check_whole_folder(out, True, why_not_ours)
     compressed(model, planned(model, 0.7), out)
     assert json.loads((out / RECORD).read_text())["plan"]["criterion"]["target"] == 0.7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
     (out / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds files that no compression wrote \('mine.txt'\)"):
-        check_folder(out, True, why_not_ours)
+        check_whole_folder(out, True, why_not_ours)
     with pytest.raises(OutputError, match="no compression wrote"):
-        check_folder(tmp_path / "model", True, why_not_ours)
+        check_whole_folder(tmp_path / "model", True, why_not_ours)
     with pytest.raises(OutputError, match="its folder does not exist"):
-        check_folder(tmp_path / "none" / "out", False, why_not_ours)
+        check_whole_folder(tmp_path / "none" / "out", False, why_not_ours)
     with pytest.raises(OutputError, match="is a file"):
-        check_folder(out / "mine.txt", True, why_not_ours)
+        check_whole_folder(out / "mine.txt", True, why_not_ours)
 
 
 def test_two_processes_do_not_fill_one_folder(tmp_path: Path) -> None:

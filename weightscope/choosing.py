@@ -160,7 +160,7 @@ def _candidates(
     )
     found, why = [], Counter[str]()
     for weight in weights_of(run, how.prefix):
-        reason = _left_out(weight, how.include_embeddings) or fit(weight)
+        reason = left_out(weight, how.include_embeddings) or fit(weight)
         values = [(criterion.of(row), row) for row in weight.rows]
         if not reason and any(value is None for value, _ in values):
             reason = f"no {criterion.column} (the column reason of the run says why)"
@@ -182,7 +182,8 @@ def _candidates(
     return found, remarks
 
 
-def _left_out(weight: Weight, embeddings: bool) -> str:
+def left_out(weight: Weight, embeddings: bool) -> str:
+    """Why no plan considers a weight, as a plural noun; empty where plans do."""
     if weight.role in TAILLESS:
         return "routers"
     if weight.role in {"norm", "position"}:
@@ -235,32 +236,3 @@ def _top(ordered: list[Candidate], top: float, across: bool) -> tuple[list[Candi
             "give more, or --across"
         )
     return first + later, len(first)
-
-
-def parse_share(text: str | None) -> float | None:
-    """Per cent of a share such as ``25%`` or ``25``.
-
-    Raises:
-        OptionError: It is none.
-    """
-    if text is None:
-        return None
-    number_of = text.strip().removesuffix("%").strip()
-    if not number_of.replace(".", "", 1).isdecimal():
-        raise OptionError(f"--top {text!r}: give a share, such as 25%")
-    return float(number_of)
-
-
-def parse_params(text: str | None) -> int | None:
-    """A number of parameters such as ``500000``, ``500k``, ``2M`` or ``1.5G``.
-
-    Raises:
-        OptionError: It is none.
-    """
-    if text is None:
-        return None
-    units = {"k": 10**3, "M": 10**6, "G": 10**9}
-    number_of, factor = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    if not number_of.replace(".", "", 1).isdecimal():
-        raise OptionError(f"--budget {text!r}: give a number of parameters, such as 500000 or 2M")
-    return round(float(number_of) * factor)

@@ -157,7 +157,7 @@ def replace_file(path: Path, data: bytes) -> None:
         raise
 
 
-def check_folder(target: Path, force: bool, why_foreign: Callable[[Path], str]) -> None:
+def check_whole_folder(target: Path, force: bool, why_foreign: Callable[[Path], str]) -> None:
     """Make sure, before any work, that a folder can be created or replaced.
 
     Args:

@@ -75,8 +75,13 @@ def noise_sentence(chosen: Chosen) -> str:
         where = "all weights" if chosen.how.across else "the weights of a type"
         return f"{told}: it gives {where} one value, so the choice does not follow their {what}."
     same = k - shared < 0.5 and chance < k - 0.5
-    degree = "" if rho >= FOLLOWS_SHAPE or same else "partly " if rho >= PARTLY else "hardly "
+    degree = "" if same else degree_of(rho)
     return f"{told}; rank correlation with noise {rho:.2f}: the choice {degree}follows {what}."
+
+
+def degree_of(correlation: float) -> str:
+    """The adverb before ``follows shapes`` that a rank correlation with noise calls for."""
+    return "" if correlation >= FOLLOWS_SHAPE else "partly " if correlation >= PARTLY else "hardly "
 
 
 def expected_overlap(

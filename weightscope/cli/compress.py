@@ -76,7 +76,7 @@ def compress(
     with explained(debug, f"{out} was not written."):
         from weightscope.compressed import compression_record, why_not_ours
         from weightscope.errors import CheckpointError
-        from weightscope.outputs import check_folder
+        from weightscope.outputs import check_whole_folder
         from weightscope.rank_plan import read_rank_plan
 
         found = read_rank_plan(plan)
@@ -85,7 +85,7 @@ def compress(
                 f"{model}: no such file or folder; compress reads a model on this machine, so "
                 "download one from the hub first"
             )
-        check_folder(out, force, why_not_ours)
+        check_whole_folder(out, force, why_not_ours)
         from weightscope.cli.emit import Emission, Output, emit
 
         output = Output(format, csv, json, None, None, bom, force)

@@ -22,7 +22,13 @@ def plan(
     include_embeddings: p.EmbeddingsOption = False,
     prefix: p.PrefixOption = None,
     rank: p.RankOption = None,
-    reduction: p.ReductionOption = None,
+    goal: p.GoalOption = None,
+    spread: p.SpreadOption = None,
+    per: p.PerOption = None,
+    cap: p.CapOption = None,
+    low: p.LowOption = None,
+    high: p.HighOption = None,
+    bits: p.BitsOption = None,
     basis: p.BasisOption = None,
     rule: p.RuleOption = None,
     out: p.OutOption = "-",
@@ -33,9 +39,19 @@ def plan(
 ) -> None:
     """Turn a saved run into a file that another tool consumes. Needs neither weights nor torch.
 
-    [bold]peft[/]      LoRA modules, ranks and alphas: JSON for peft's LoraConfig
+    peft      which modules get LoRA, with which ranks and alphas: JSON for LoraConfig
 
-    [bold]welore[/]    ranks at a target reduction: JSON for weightscope compress
+    axolotl   which parameters to train: unfrozen_parameters, as Spectrum writes them
+
+    trl       the same as regular expressions, for scripts around TRL's trainers
+
+    sparsity  how much of each weight to prune (AlphaPruning, FARMS): JSON
+
+    lr        learning-rate multipliers (TempBalance): JSON; integrations.rates reads it
+
+    bits      bits per weight from measured rounding errors: JSON, as a layer_config
+
+    welore    which weights become two factors of which rank (WeLore): JSON for compress
 
     The plan goes to standard output or --out, and why it says what it says to standard error:
     what decided, what became of the budget, what noise of the same shapes would have got, and
@@ -47,10 +63,18 @@ def plan(
 
       weightscope plan my-model.weightscope --for peft --top 25% --rank effective --budget 2M
 
+      weightscope plan my-model.weightscope --for axolotl --top 50% --explain
+
+      weightscope plan my-model.weightscope --for sparsity --target 60%
+
+      weightscope plan my-model.weightscope --for lr --out rates.json
+
+      weightscope plan my-model.weightscope --for bits --bits 4.5
+
       weightscope plan my-model.weightscope --for welore --target 0.3 --out ranks.json
     """
     with explained(debug):
-        from weightscope.choosing import parse_params, parse_share
+        from weightscope.cli.plan_numbers import parse_params, parse_ratio, parse_share
 
         given = {
             "by": by,
@@ -61,7 +85,13 @@ def plan(
             "include_embeddings": include_embeddings or None,
             "prefix": prefix,
             "rank": rank,
-            "target": reduction,
+            "target": parse_ratio("--target", goal),
+            "spread": spread,
+            "per": per,
+            "cap": parse_ratio("--cap", cap),
+            "low": low,
+            "high": high,
+            "bits": bits,
             "basis": basis,
             "rule": rule,
         }

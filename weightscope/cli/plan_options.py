@@ -91,13 +91,77 @@ RankOption = Annotated[
         show_default=False,
     ),
 ]
-ReductionOption = Annotated[
-    Optional[float],  # noqa: UP045
+_FIGURES = "Figures (sparsity, lr, bits)"
+
+GoalOption = Annotated[
+    Optional[str],  # noqa: UP045
     typer.Option(
         "--target",
         metavar="SHARE",
-        help="Share of the ranks to remove. 0.5.",
-        rich_help_panel=_RANKS,
+        help="sparsity: share of all entries to prune (70%). welore: share of the ranks to "
+        "remove (50%).",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+SpreadOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--spread",
+        metavar="EPS",
+        help="sparsity: how far blocks may differ, 1 - EPS to 1 + EPS (alpha: 0.3, farms: 0.2).",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+PerOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--per",
+        metavar="block|layer",
+        help="sparsity: one figure for a block (default), or for each matrix.",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+CapOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--cap",
+        metavar="SHARE",
+        help="sparsity: most that is pruned of any matrix (99%); the others take the rest.",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+LowOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--low",
+        metavar="X",
+        help="lr: multiplier of the smallest exponent (0.5).",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+HighOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--high",
+        metavar="X",
+        help="lr: multiplier of the largest exponent (1.5).",
+        rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+BitsOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--bits",
+        metavar="B",
+        help="bits: most bits per entry on average (4), of the widths measured with "
+        "analyze --quant-error.",
+        rich_help_panel=_FIGURES,
         show_default=False,
     ),
 ]
