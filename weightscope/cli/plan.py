@@ -70,8 +70,6 @@ def plan(
       weightscope plan my-model.weightscope --for lr --out rates.json
 
       weightscope plan my-model.weightscope --for bits --bits 4.5
-
-      weightscope plan my-model.weightscope --for welore --target 0.3 --out ranks.json
     """
     with explained(debug):
         from weightscope.cli.plan_numbers import parse_params, parse_ratio, parse_share

@@ -318,7 +318,7 @@ def _noise_sentence(noise: Mapping[str, Any]) -> str:
     if noise["follows_shape"]:
         what = "the same as here: which ones are chosen follows from their shapes alone"
     else:
-        what = f"{noise['in_both']} of them also here"
+        what = f"{noise['in_both'] or 'none'} of them also here"
     return (
         f"On Gaussian noise of the same shapes it would factorise {noise['factorised']} matrices, "
         f"{what}; {100 * noise['effective']:.1f}% of the ranks would go."
