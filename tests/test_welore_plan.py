@@ -208,6 +208,21 @@ def test_one_outlier_does_not_make_a_plan_that_grows() -> None:
             assert matrix.factorised == (matrix.rank < 24)
 
 
+def test_a_matrix_that_an_outlier_makes_hollow_is_named() -> None:
+    tensors = {f"layers.{i}.q_proj.weight": gaussian(48, 48, seed=i) for i in range(3)}
+    tensors["layers.1.q_proj.weight"] += 0.02 * torch.ones(48, 48)
+    made = weightscope.analyze(tensors, **FAST)
+    (matrix,) = plan(made, Options(0.48)).factorised
+    assert matrix.name == "layers.1.q_proj.weight" and 0.5 < matrix.relative_error < 0.7
+    (remark,) = propose(made, Options(0.48)).remarks
+    assert remark.startswith(
+        "1 matrix would lose more than half of the Frobenius norm, most of all "
+        f"layers.1.q_proj.weight ({matrix.relative_error:.2f})"
+    )
+    nothing = propose(weightscope.analyze(TINY, **FAST), Options(0.01))
+    assert nothing.remarks == ("No matrix is factorised: nothing would change.",)
+
+
 def test_noise_of_the_same_shapes_is_what_a_model_of_noise_gets() -> None:
     shapes = {"q_proj": (96, 96), "k_proj": (48, 96), "up_proj": (192, 96)}
     tensors = {

@@ -23,10 +23,13 @@ from weightscope.proposal import Proposal, json_text
 from weightscope.rank_plan import PlannedMatrix, RankPlan, break_even, budget, parameters_of
 from weightscope.run import Run
 from weightscope.spectrum import FloatArray
+from weightscope.text import count_of
 
 MEANING = "ranks at a target reduction: JSON for weightscope compress"
 SOURCE = "WeLore, arXiv 2407.11239"
 BASES = ("attempted", "effective", "parameters")
+HOLLOW = 0.5
+"""Relative error from which on a plan warns of a matrix."""
 RULES = ("breakeven", "half", "ratio:X")
 
 
@@ -294,8 +297,22 @@ def proposal(found: RankPlan) -> Proposal:
         f"the weights {b['relative_error']:.3f}.",
         noise=_noise_sentence(b["noise"]),
         deviations=tuple(c["departs_from_paper"]),
-        remarks=() if b["factorised"] else ("No matrix is factorised: nothing would change.",),
+        remarks=_remarks(found),
         facts=b,
+    )
+
+
+def _remarks(found: RankPlan) -> tuple[str, ...]:
+    if not found.factorised:
+        return ("No matrix is factorised: nothing would change.",)
+    hollow = [matrix for matrix in found.factorised if matrix.relative_error > HOLLOW]
+    if not hollow:
+        return ()
+    worst = max(hollow, key=lambda matrix: matrix.relative_error)
+    return (
+        f"{count_of(len(hollow), 'matrix')} would lose more than half of the Frobenius norm, most "
+        f"of all {worst.name} ({worst.relative_error:.2f}): the scale is set by the largest "
+        "singular value alone, so one outlier makes any matrix low-rank.",
     )
 
 
