@@ -29,20 +29,25 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report", "charts", "esd", "page",
+    "proposal", "rank_plan", "compressed",
     "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
-DRAWERS |= {"encodings"}
+DRAWERS |= {"encodings", "plans"}
 # what a drawer may use beside ground and values, each for a stated reason
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
+    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"}
+    | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
+ACTS |= {"factorable", "compress"}
+ACTS |= {"quantised", "addresses", "criteria", "choosing", "reasons"}
 ACTS |= {"quantised", "observer"}
 ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
@@ -50,6 +55,7 @@ SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing
 SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 SENTENCES |= {"present_page", "present_page_comparison", "present_page_steps"}
+SENTENCES |= {"present_plan", "present_compression"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -63,6 +69,7 @@ MAY_IMPORT = {
         "doctor",
         "ties",
         "window_fits",
+        "compress",
     },
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
