@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from weightscope.cli import verbs
+
 PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -26,24 +28,34 @@ VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",
     "difference", "distances",
-    "report",
+    "report", "charts", "esd", "page",
+    "proposal", "rank_plan", "compressed",
+    "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
-DRAWERS |= {"encodings"}
+DRAWERS |= {"encodings", "plans"}
 # what a drawer may use beside ground and values, each for a stated reason
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
+    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"}
+    | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised"}
+ACTS |= {"factorable", "compress"}
+ACTS |= {"quantised", "addresses", "criteria", "choosing", "reasons"}
+ACTS |= {"quantised", "observer"}
+ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
+SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
+SENTENCES |= {"present_page", "present_page_comparison", "present_page_steps"}
+SENTENCES |= {"present_plan", "present_compression"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -57,6 +69,7 @@ MAY_IMPORT = {
         "doctor",
         "ties",
         "window_fits",
+        "compress",
     },
     "transformers": {"layouts", "integrations"},
     "lightning": {"integrations"},
@@ -67,7 +80,8 @@ MAY_IMPORT = {
     "huggingface_hub": {"sources"},
     "safetensors": {"storage"},
     "scipy": set(),
-    "matplotlib": set(),
+    "matplotlib": {"sinks"},
+    "openpyxl": {"sinks"},
     "gguf": {"formats", "encodings"},
     "jinja2": set(),
     "ray": set(),
@@ -155,7 +169,10 @@ def _is_method(node: ast.FunctionDef) -> bool:
 
 def _loaded(code: str) -> set[str]:
     """Heavy modules in memory after running code in a fresh interpreter."""
-    heavy = ("torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy")
+    heavy = (
+        "torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy",
+        "openpyxl",
+    )  # fmt: skip
     code += f"\nimport sys; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -166,18 +183,7 @@ def _loaded(code: str) -> set[str]:
 def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded("import weightscope") == set()
     help_code = "import sys\nfrom weightscope.cli.main import app\n"
-    verbs = (
-        "analyze",
-        "inspect",
-        "report",
-        "explain",
-        "compare",
-        "track",
-        "farms",
-        "selftest",
-        "doctor",
-    )
-    for verb in ([], *([name] for name in verbs)):
+    for verb in ([], *([name] for name in verbs.SENTENCES)):
         run = help_code + f"try: app({[*verb, '--help']!r})\nexcept SystemExit: pass"
         assert _loaded(run) == set(), verb
 

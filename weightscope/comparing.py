@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from weightscope.alignment import PrefixMap, align
-from weightscope.analysis import Observer, Saving, Silent, analyze, with_resources
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.comparison import (
     Comparison,
@@ -20,9 +19,9 @@ from weightscope.comparison import (
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
+from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
-from weightscope.sources import accesses, open_model
 from weightscope.storage import is_run, load_run
 
 HINT = (
@@ -86,9 +85,16 @@ def open_sides(models: Sequence[str], how: Comparing, observer: Observer) -> Ite
         OptionError: A revision that is meant for none of them.
         WeightscopeError: One is neither, or cannot be read.
     """
-    reaching = accesses(models, how.access)
-    for model, access in zip(models, reaching, strict=True):
-        if is_run(Path(model)):
+    runs = [is_run(Path(model)) for model in models]
+    if all(runs) and not how.access.revision:
+        yield from (Model(load_run(Path(model)), None) for model in models)
+        return
+    # saved runs are compared without what reads checkpoints
+    from weightscope.analysis import Saving, analyze
+    from weightscope.sources import accesses, open_model
+
+    for model, saved, access in zip(models, runs, accesses(models, how.access), strict=True):
+        if saved:
             yield Model(load_run(Path(model)), None)
         else:
             checkpoint = open_model(model, access)
@@ -128,6 +134,7 @@ def compare_models(
 def _changes(
     sides: tuple[Model, Model], names: list[tuple[str, str]], settings: Settings
 ) -> dict[str, Difference]:
+    from weightscope.analysis import with_resources
     from weightscope.changes import measure_changes
 
     first, second = (side.checkpoint for side in sides)

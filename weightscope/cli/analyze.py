@@ -12,7 +12,10 @@ import typer
 
 from weightscope.cli import analyze_options as a
 from weightscope.cli import options as o
+from weightscope.cli.command import OptionalNumbers
 from weightscope.cli.explained import explained, say
+
+COMMAND = OptionalNumbers
 
 
 def analyze(
@@ -46,6 +49,10 @@ def analyze(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
+    excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -84,7 +91,7 @@ def analyze(
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)
