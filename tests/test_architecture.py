@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {
     "resources",
+    "once",
     "errors",
     "plugins",
     "columns",

@@ -154,6 +154,7 @@ def _execute(
 ) -> tuple[list[Evaluated], dict[str, Spectrum]]:
     observer = watch.observer
     from weightscope.executors import local
+    from weightscope.expressions import base_of
     from weightscope.measure import Measure, reading
 
     farms = farms_recipe(settings)
@@ -175,7 +176,7 @@ def _execute(
     left = [batch for batch in plan.batches if batch.index not in recovered]
     ours, base = sides
     wanted = [matrix for batch in left for matrix in batch.matrices]
-    theirs = [matrix.base for matrix in wanted if matrix.base]
+    theirs = [base for base in map(base_of, wanted) if base]
     with reading(ours, wanted) as read, reading(base or ours, theirs) as read_base:
         work = Measure(
             read,

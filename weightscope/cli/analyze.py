@@ -169,7 +169,7 @@ def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
-    from weightscope.present import partial
+    from weightscope.present import partial, untrained
 
     with Talk(quiet) as talk:
         run = analyze_model(model, settings, Saving(*saving), talk, access)
@@ -178,7 +178,7 @@ def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet:
         if degenerate:
             counts = ", ".join(f"{n} {status}" for status, n in degenerate.items())
             say(f"{sum(degenerate.values())} of {len(run.rows)} rows are not ok: {counts}")
-        for text in partial(run):
+        for text in (*partial(run), *untrained(run)):
             say(text)
         if run.folder is not None and not run.reused and run.summary["stopped"] is None:
             say(f"Run saved in {run.folder}")

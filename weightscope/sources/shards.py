@@ -15,6 +15,14 @@ from weightscope.tensor import TensorRef
 from weightscope.text import shortened
 
 MAX_JSON = 64 << 20
+_QUANTISERS = {
+    "quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt",
+}  # fmt: skip
+"""Files of AutoGPTQ, AutoAWQ and ModelOpt beside the configuration, and the method they mean."""
+_MODELOPT = frozenset(
+    {"FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "MXFP4", "MXFP8", "MIXED_PRECISION"}
+)
+"""Algorithms of ModelOpt whose files are recognised by their tensors."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +116,29 @@ def config_file(folder: Path, inside: str) -> Path:
 def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
     """A model's configuration, which may be missing, and a remark where it is broken.
 
-    That of an adapter is kept in it under its own name.
+    That of an adapter is kept in it under its own name; so is that of a quantiser which wrote one
+    of its own, unless the configuration has one already.
     """
     config, notes = _optional(path)
     adapter, more = _optional(path.with_name("adapter_config.json"))
-    return ({**config, "adapter_config": adapter} if adapter else config), [*notes, *more]
+    if adapter:
+        config = {**config, "adapter_config": adapter}
+    for name, method in _QUANTISERS.items():
+        if "quantization_config" not in config:
+            own, broken = _optional(path.with_name(name))
+            more += broken
+            config = {**config, "quantization_config": _quantiser(own, method)} if own else config
+    return config, [*notes, *more]
+
+
+def _quantiser(own: dict[str, Any], method: str) -> dict[str, Any]:
+    """What a quantiser wrote, as ``config.json`` would have it."""
+    inside = own.get("quantization") if method == "modelopt" else None
+    if not isinstance(inside, dict):
+        return {"quant_method": method, **own}
+    algorithm = str(inside.get("quant_algo") or "").upper()
+    known = not algorithm or algorithm in _MODELOPT
+    return {**inside, "quant_method": method if known else f"{method}_{algorithm.lower()}"}
 
 
 def _optional(path: Path) -> tuple[dict[str, Any], list[str]]:
