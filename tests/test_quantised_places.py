@@ -13,7 +13,7 @@ import torch
 from fake_hub import FakeHub, files_of
 from safetensors.torch import save_file
 from test_quantised_models import CASES, case, written
-from test_remote import WAYS, of_bytes
+from test_remote import WAYS, of_bytes, temporary_files
 
 import weightscope
 from weightscope.analysis import analyze
@@ -128,3 +128,25 @@ def test_odd_configurations_of_quantisers_do_no_harm(
     assert row["status"] == "ok"
     (tmp_path / file).write_text("{")
     assert any(file in note for note in open_model(tmp_path).notes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_codes_and_scales_may_lie_in_different_shards(
+    hub: FakeHub, tmp_path: Path, way: str
+) -> None:
+    tensors, _, config, metadata = case("gptq-v2-int4-act")
+    near = analyze(written(tmp_path / "m", tensors, config, metadata), QUICK)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    weight_map = {}
+    for place, (name, tensor) in enumerate(sorted(tensors.items()), 1):
+        file = f"model-{place:05d}-of-{len(tensors):05d}.safetensors"
+        save_file({name: tensor.contiguous()}, folder / file)
+        weight_map[name] = file
+    index = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(index)
+    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+    hub.add("acme/packed", files_of(folder))
+    far = analyze("acme/packed", QUICK, access=Access(way))  # type: ignore[arg-type]
+    assert far.rows == near.rows == analyze(folder, QUICK).rows
+    assert not temporary_files(tmp_path)
