@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from weightscope.charting import Cells, esds, grid_of
-from weightscope.columns import IDENTITY
+from weightscope.columns import IDENTITY, Column
 from weightscope.comparison import Comparison, metric_columns
 from weightscope.esd import Esd
 from weightscope.glossary import COMPARED
@@ -76,7 +76,10 @@ def _changes(rows: Sequence[Cells]) -> Iterable[Figures]:
         ("b", "metrics of B", "B: "),
     ):
         for metric in metric_columns():
-            column = replace(metric, name=f"{metric.name}_{ending}", meaning=word + metric.meaning)
+            name, meaning = f"{metric.name}_{ending}", word + metric.meaning
+            column = replace(metric, name=name, meaning=meaning)
+            if ending == "delta":  # whose values are read in another way
+                column = Column(name, metric.kind, meaning)
             values = tuple(row[column.name] for row in rows)
             if any(value is not None for value in values):
                 yield Figures(column, group, values)

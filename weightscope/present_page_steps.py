@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from weightscope.charting import Cells, column_named, esds, grid_of, over_steps
-from weightscope.columns import IDENTITY
+from weightscope.columns import IDENTITY, Column
 from weightscope.esd import Esd
 from weightscope.page import Drawn, Figures, Page
 from weightscope.present_page import caption
 from weightscope.present_provenance import provenance_of_all
 from weightscope.present_trajectory import trajectory_summary
+from weightscope.report import Block, Paragraph
 from weightscope.text import count_of
 from weightscope.trajectory import Trajectory, summarise
 
@@ -48,7 +50,7 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     return Page(
         f"{found.runs[0].name} \u2192 {found.runs[-1].name}",
         f"{count_of(len(found.names), 'matrix')} over {count_of(len(found.steps), 'step')}",
-        tuple(trajectory_summary(found, summary)),
+        tuple(_words(found, summary)),
         (*_identity(rows), *chain.from_iterable(figures)),
         f"{metrics[0]}_change",
         ("name", "block", "role", *told),
@@ -59,6 +61,13 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
         tuple(_steps_drawn(found, name, shown, drawn) for name in found.names),
         tuple(provenance_of_all([run.provenance for run in found.runs])),
     )
+
+
+def _words(found: Trajectory, summary: Mapping[str, Any]) -> Iterable[Block]:
+    """What happened, first of all what moved first; then the medians over time."""
+    medians, first, *others = trajectory_summary(found, summary)
+    yield replace(first, style="strong") if isinstance(first, Paragraph) else first
+    yield from (*others, medians)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -88,8 +97,7 @@ def _steps_of(found: Trajectory, metric: str) -> Iterable[Figures]:
     if not any(value is not None for line in values for value in line):
         return
     change = tuple(None if v[0] is None or v[-1] is None else v[-1] - v[0] for v in values)
-    meaning = f"last step minus first: {column.meaning}"
-    changed = replace(column, name=f"{metric}_change", kind="number", meaning=meaning)
+    changed = Column(f"{metric}_change", "number", f"last step minus first: {column.meaning}")
     yield Figures(changed, metric, change)
     for i in _spread(len(found.steps), MOST_COLUMNS):
         at = replace(column, name=f"{metric}_{found.steps[i]}")

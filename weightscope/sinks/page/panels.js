@@ -73,7 +73,7 @@ function drawLine(line, index, { panel, chart, x, y }) {
     if (value === null) return;
     path += `${i > 0 && line.y[i - 1] !== null ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
     const beside = panel.noise && panel.noise.low[i] !== null ? noiseText(panel.noise, i) : "";
-    const knot = svg("circle", { class: "knot", cx: x(at), cy: y(value), r: count > 8 ? 1.6 : 2.6, stroke: colour, fill: index % 2 && count === 2 ? "var(--paper)" : colour });
+    const knot = svg("circle", { class: "knot", cx: x(at), cy: y(value), r: count > 8 || line.x.length > 24 ? 1.7 : 2.6, stroke: colour, fill: index % 2 && count === 2 ? "var(--paper)" : colour });
     const row = rowOf(panel, line, at);
     if (row !== undefined) knot.dataset.row = row;
     marks.push(tipped(knot, `${count > 1 ? `${line.label}\n` : ""}${chart.axis} ${at}: ${chart.name} ${short(value)}${beside}`));
