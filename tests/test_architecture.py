@@ -28,7 +28,9 @@ VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",
     "difference", "distances",
-    "report", "proposal",
+    "report", "charts", "esd",
+    "sheets", "glossary", "ks_curve", "ticks", "pictures",
+    "proposal",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
@@ -43,9 +45,12 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "addresses", "criteria", "choosing", "reasons"}
+ACTS |= {"quantised", "observer"}
+ACTS |= {"quantised", "charting"}
+ACTS |= {"addresses", "criteria", "choosing", "reasons"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
+SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 SENTENCES |= {"present_plan"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
@@ -71,7 +76,8 @@ MAY_IMPORT = {
     "huggingface_hub": {"sources"},
     "safetensors": {"storage"},
     "scipy": set(),
-    "matplotlib": set(),
+    "matplotlib": {"sinks"},
+    "openpyxl": {"sinks"},
     "gguf": {"formats"},
     "jinja2": set(),
     "ray": set(),
@@ -159,7 +165,10 @@ def _is_method(node: ast.FunctionDef) -> bool:
 
 def _loaded(code: str) -> set[str]:
     """Heavy modules in memory after running code in a fresh interpreter."""
-    heavy = ("torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy")
+    heavy = (
+        "torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy",
+        "openpyxl",
+    )  # fmt: skip
     code += f"\nimport sys; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
