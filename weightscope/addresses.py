@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
-from weightscope.layouts.roles import place_of, role_of
+from weightscope.layouts.roles import VOCABULAR, place_of, role_of
 from weightscope.layouts.wrappers import unwrapped
 from weightscope.run import Run
 
@@ -41,6 +41,11 @@ class Weight:
     def role(self) -> str:
         """What it does; of a fused one what its first part does."""
         return str(self.rows[0]["role"])
+
+    @property
+    def is_vocabular(self) -> bool:
+        """Whether it is an embedding of tokens or a head."""
+        return self.role in VOCABULAR
 
     @property
     def params(self) -> int:
