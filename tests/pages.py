@@ -12,7 +12,8 @@ import torch
 from checkpoints import ODD_NAMES, gaussian, small_model
 
 import weightscope
-from weightscope.comparison import Comparison, compare_runs, pair_runs
+from weightscope.comparing import Wide, _wide_rows, wide_columns
+from weightscope.comparison import Comparison, compare_runs, metric_columns, pair_runs
 from weightscope.run import Run
 from weightscope.trajectory import Trajectory, trajectory_of
 
@@ -67,6 +68,15 @@ def comparison() -> Comparison:
     """The first step of the training against the last."""
     a, _, b = training()
     return compare_runs(a, b, pair_runs(a, b))
+
+
+def several() -> Wide:
+    """All steps of the training beside the first."""
+    runs, letters = training(), ["a", "b", "c"]
+    rows = _wide_rows(runs, letters, [column.name for column in metric_columns()], ())
+    names, columns = tuple(run.name for run in runs), tuple(wide_columns(3))
+    provenance = tuple(run.provenance for run in runs)
+    return Wide(names, tuple(letters), provenance, columns, tuple(rows), runs)
 
 
 def trajectory() -> Trajectory:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from browser import Browser
-from pages import ATTACKS, comparison, hostile_run, trajectory
+from pages import ATTACKS, comparison, hostile_run, several, trajectory
 
 from weightscope import charting
 from weightscope.evaluate import Row
 from weightscope.page import Page
 from weightscope.present_page import run_page
-from weightscope.present_page_comparison import comparison_page
+from weightscope.present_page_comparison import comparison_page, wide_page
 from weightscope.present_page_steps import trajectory_page
 from weightscope.sinks import html
 from weightscope.text import printable, short
@@ -251,10 +251,12 @@ def test_nothing_sticks_out_of_the_window(browser: Browser, width: int) -> None:
     browser.send("Emulation.clearDeviceMetricsOverride")
 
 
-@pytest.mark.parametrize("kind", ["comparison", "trajectory"])
+@pytest.mark.parametrize("kind", ["comparison", "several", "trajectory"])
 def test_the_other_pages_open(kind: str, tmp_path: Path) -> None:
     if kind == "comparison":
         page, series = comparison_page(comparison()), 2
+    elif kind == "several":
+        page, series = wide_page(several()), 3
     else:
         page, series = trajectory_page(trajectory(), ()), 3
     with Browser() as browser:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import run_weightscope, small_model, write_file
-from pages import ATTACKS, Markup, comparison, hostile_run, trajectory
+from pages import ATTACKS, Markup, comparison, hostile_run, several, training, trajectory
 
 from weightscope import charting, storage
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.page import Page
 from weightscope.present_page import MOST_SPECTRA, run_page
-from weightscope.present_page_comparison import comparison_page
+from weightscope.present_page_comparison import comparison_page, wide_page
 from weightscope.present_page_steps import trajectory_page
 from weightscope.records import measurement_record
 from weightscope.run import Run
@@ -31,6 +31,7 @@ ASSETS = files("weightscope.sinks") / "page"
 PAGES: dict[str, Callable[[], Page]] = {
     "run": lambda: run_page(hostile_run()),
     "comparison": lambda: comparison_page(comparison()),
+    "several": lambda: wide_page(several()),
     "trajectory": lambda: trajectory_page(trajectory(), ()),
 }
 
@@ -203,6 +204,18 @@ def test_a_training_has_its_steps() -> None:
         if first is not None and last is not None:
             assert drawn["alpha_change"][i] == pytest.approx(last - first)
     assert found.spectra[trajectory().names.index("lm_head.weight")][0].series == 2
+
+
+def test_several_runs_stand_beside_the_first() -> None:
+    found = wide_page(several())
+    drawn = {figures.column.name: figures.values for figures in found.figures}
+    for i, row in enumerate(several().rows):
+        of_c = next(r for r in training()[2].rows if r["name"] == row["name"])
+        assert drawn["alpha_c"][i] == of_c["alpha"]
+        assert [one.series for one in found.spectra[i]] == [
+            place for place, letter in enumerate("abc") if letter in str(row["present"])
+        ]
+    assert [len(panel.lines) for panel in found.panels[0].panels] == [3] * 4
 
 
 def test_what_produced_it_is_in_the_footer(markup: Markup) -> None:

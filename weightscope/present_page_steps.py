@@ -11,15 +11,13 @@ from weightscope.charting import Cells, column_named, esds, grid_of, over_steps
 from weightscope.columns import IDENTITY, Column
 from weightscope.esd import Esd
 from weightscope.page import Drawn, Figures, Page
-from weightscope.present_page import caption
+from weightscope.present_page import MOST_OVERLAID, caption, spread
 from weightscope.present_provenance import provenance_of_all
 from weightscope.present_trajectory import trajectory_summary
 from weightscope.report import Block, Paragraph
 from weightscope.text import count_of
 from weightscope.trajectory import Trajectory, summarise
 
-MOST_STEPS = 4
-"""Spectra of more training steps than this are not overlaid."""
 OVER_STEPS = ("alpha", "alpha_ks", "spectral_norm", "stable_rank", "welore_rank_ratio")
 _TOLD = ("alpha", "alpha_ks", "erg_gap", "stable_rank", "effective_rank", "welore_rank_ratio")
 _TRACKED = (
@@ -41,7 +39,7 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     metrics = tuple(dict.fromkeys([*wanted[: len(_TRACKED)], *_TRACKED]))
     charted = dict.fromkeys([*wanted[:1], *OVER_STEPS])
     panels = (over_steps(found.steps, found.rows, column_named(name)) for name in charted)
-    shown = _spread(len(found.steps), MOST_STEPS)
+    shown = spread(len(found.steps), MOST_OVERLAID)
     drawn = [esds(found.runs[i]) for i in shown]
     rows = [_last_row(found, name) for name in found.names]
     summary, figures = summarise(found), [_steps_of(found, name) for name in metrics]
@@ -70,13 +68,6 @@ def _words(found: Trajectory, summary: Mapping[str, Any]) -> Iterable[Block]:
     yield from (*others, medians)
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many indices below a count, evenly spread, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
-
-
 def _last_row(found: Trajectory, name: str) -> Cells:
     return {**next(rows[name] for rows in reversed(found.rows) if name in rows), "name": name}
 
@@ -99,7 +90,7 @@ def _steps_of(found: Trajectory, metric: str) -> Iterable[Figures]:
     change = tuple(None if v[0] is None or v[-1] is None else v[-1] - v[0] for v in values)
     changed = Column(f"{metric}_change", "number", f"last step minus first: {column.meaning}")
     yield Figures(changed, metric, change)
-    for i in _spread(len(found.steps), MOST_COLUMNS):
+    for i in spread(len(found.steps), MOST_COLUMNS):
         at = replace(column, name=f"{metric}_{found.steps[i]}")
         at = replace(at, meaning=f"at step {found.steps[i]}: {column.meaning}")
         yield Figures(at, metric, tuple(v[i] for v in values))

@@ -107,7 +107,8 @@ function swatch(kind, colour) {
 function panelKeys(chart) {
   const keys = html("div", { class: "keys" }), key = (kind, text, colour) => keys.append(html("span", {}, swatch(kind, colour), text));
   const lines = chart.panels[0].lines, noises = chart.panels.map((panel) => panel.noise).filter(Boolean);
-  if (chart.axis === "block" && lines.length === 2) lines.forEach((line, i) => key(i ? "hollow" : "line", line.label, seriesColour(i, 2)));
+  if (chart.axis === "block" && lines.length > 1)
+    lines.forEach((line, i) => key(i === 1 && lines.length === 2 ? "hollow" : "line", line.label, seriesColour(i, lines.length)));
   if (chart.axis === "step") keys.append(html("span", {}, "one line per matrix, the first blocks darkest"));
   if (noises.some(({ low, high }) => low.some((value, i) => value !== high[i]))) key("noise", "95 % of Gaussian noise of the same shape");
   else if (noises.length) key("typical", "Gaussian noise of the same shape, typically");
