@@ -29,6 +29,8 @@ def plan(
     low: p.LowOption = None,
     high: p.HighOption = None,
     bits: p.BitsOption = None,
+    basis: p.BasisOption = None,
+    rule: p.RuleOption = None,
     out: p.OutOption = "-",
     explain: p.ExplainOption = False,
     force: o.ForceOption = False,
@@ -48,6 +50,8 @@ def plan(
     lr        learning-rate multipliers (TempBalance): JSON; integrations.rates reads it
 
     bits      bits per weight from measured rounding errors: JSON, as a layer_config
+
+    welore    which weights become two factors of which rank (WeLore): JSON for compress
 
     The plan goes to standard output or --out, and why it says what it says to standard error:
     what decided, what became of the budget, what noise of the same shapes would have got, and
@@ -86,6 +90,8 @@ def plan(
             "low": low,
             "high": high,
             "bits": bits,
+            "basis": basis,
+            "rule": rule,
         }
         options = {name: value for name, value in given.items() if value is not None}
         _plan(str(run), target, options, (out, force), explain, quiet)

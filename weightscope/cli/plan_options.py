@@ -9,6 +9,7 @@ import typer
 from weightscope.plans import TARGETS
 
 _CHOOSING = "Choosing (peft, axolotl, trl)"
+_RANKS = "Ranks (welore)"
 _FILES = "Output"
 
 TargetOption = Annotated[
@@ -97,7 +98,8 @@ GoalOption = Annotated[
     typer.Option(
         "--target",
         metavar="SHARE",
-        help="sparsity: share of all entries to prune (70%).",
+        help="sparsity: share of all entries to prune (70%). welore: share of the ranks to "
+        "remove (50%).",
         rich_help_panel=_FIGURES,
         show_default=False,
     ),
@@ -160,6 +162,29 @@ BitsOption = Annotated[
         help="bits: most bits per entry on average (4), of the widths measured with "
         "analyze --quant-error.",
         rich_help_panel=_FIGURES,
+        show_default=False,
+    ),
+]
+BasisOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--basis",
+        metavar="attempted|effective|parameters",
+        help="What the target is a share of: the ranks below the threshold (attempted, as in the "
+        "paper), those that go once the other matrices stay whole, or the parameters.",
+        rich_help_panel=_RANKS,
+        show_default=False,
+    ),
+]
+RuleOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--rule",
+        metavar="breakeven|half|ratio:X",
+        help="Which matrices become two factors: those that then hold fewer parameters "
+        "(breakeven); those that also keep fewer than half of their ranks (the paper's rule); or "
+        "lose more than the share X of them.",
+        rich_help_panel=_RANKS,
         show_default=False,
     ),
 ]

@@ -6,5 +6,5 @@ whose fields are the options of the command line and whose defaults are the pape
 weight is read, and torch is not needed.
 """
 
-TARGETS = ("peft", "axolotl", "trl", "sparsity", "lr", "bits")
+TARGETS = ("peft", "axolotl", "trl", "welore", "sparsity", "lr", "bits")
 """What ``weightscope plan --for`` takes; each is a module of this drawer."""
