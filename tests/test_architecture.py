@@ -113,6 +113,7 @@ SENTENCES = {
     "farms_settings",
     "gallery",
     "inspection",
+    "planning",
     "present",
     "present_comparison",
     "present_compression",
@@ -128,17 +129,6 @@ SENTENCES = {
     "tracing",
     "trajectory",
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
-ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "observer"}
-ACTS |= {"quantised", "charting"}
-ACTS |= {"addresses", "criteria", "choosing", "reasons"}
-SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
-SENTENCES |= {"present_sheets", "gallery"}
-SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
-SENTENCES |= {"present_plan", "planning"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
