@@ -243,6 +243,24 @@ def test_errors_in_wide_formats_are_the_predicted_ones(dtype: torch.dtype, tmp_p
         assert each.stored_error == pytest.approx(each.planned.relative_error, rel=1e-6)
 
 
+def test_a_model_of_low_rank_is_compressed_to_its_rank(tmp_path: Path) -> None:
+    # what is dropped is rounding, of which a spectrum and a residual see different amounts
+    tensors = {
+        f"layers.{i}.up_proj.weight": gaussian(400, 20, seed=i) @ gaussian(20, 300, seed=i + 9)
+        for i in range(2)
+    }
+    model = write_file(tmp_path / "model" / "model.safetensors", tensors)
+    done = compressed(model, planned(model, 0.9), tmp_path / "out")
+    assert len(done) == 2
+    small = tensors_in(tmp_path / "out")
+    for each in done:
+        assert each.planned.rank < 60
+        stem = each.planned.name.removesuffix(".weight")
+        product = small[f"{stem}.left.weight"] @ small[f"{stem}.right.weight"]
+        W = tensors[each.planned.name]
+        assert float((W - product).norm() / W.norm()) == pytest.approx(each.stored_error, abs=1e-6)
+
+
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     model = write_file(tmp_path / "model" / "model.safetensors", small_model())
     observer = Quiet()
