@@ -548,6 +548,15 @@ def test_a_tuned_model_is_saved_and_loaded_again(tmp_path: Path) -> None:
     assert "transformers_weights" not in (tmp_path / "tuned" / "config.json").read_text()
 
 
+def test_a_weight_that_is_shared_is_not_parted() -> None:
+    from weightscope.integrations.factorised import replace_layers
+
+    model = _llama(True)
+    with pytest.raises(CheckpointError, match="'lm_head' shares its weight with another module"):
+        replace_layers(model, {"lm_head": 4})
+    replace_layers(_llama(False), {"lm_head": 4})
+
+
 def test_what_does_not_fit_the_class_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:
     from transformers import BertForMaskedLM
 

@@ -233,10 +233,10 @@ class _Factoring:
             factors = truncated(matrix, planned.rank)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CheckpointError(f"{shortened(ref.name)}: the solver failed ({error})") from None
-        norm, error = planned.frobenius_norm, planned.relative_error
+        norm, dropped = planned.frobenius_norm, planned.relative_error
         for what, found, wanted, allowed in (
             ("Frobenius norm", factors.frobenius_norm, norm, SAME * norm),
-            ("relative error", factors.relative_error, error, SAME),
+            ("relative error", factors.relative_error, dropped, SAME),
         ):
             if not abs(found - wanted) <= allowed:
                 raise self._other(planned, f"its {what} is {found:.9g}, not {wanted:.9g}")
