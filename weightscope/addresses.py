@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
+from weightscope.layouts.roles import VOCABULAR, place_of, role_of
 from weightscope.layouts.wrappers import unwrapped
 from weightscope.run import Run
 
@@ -40,6 +41,11 @@ class Weight:
     def role(self) -> str:
         """What it does; of a fused one what its first part does."""
         return str(self.rows[0]["role"])
+
+    @property
+    def is_vocabular(self) -> bool:
+        """Whether it is an embedding of tokens or a head."""
+        return self.role in VOCABULAR
 
     @property
     def params(self) -> int:
@@ -83,18 +89,24 @@ def weights_of(run: Run, prefix: str = "") -> tuple[Weight, ...]:
     for row in run.rows:
         found.setdefault(prefix + unwrapped(tensor_of(row)), []).append(row)
     return tuple(
-        Weight(name, _PART.sub("", str(rows[0]["module"])), tuple(rows), position)
+        Weight(name, str(rows[0]["module"]).removesuffix(_part_of(rows[0])), tuple(rows), position)
         for position, (name, rows) in enumerate(found.items())
     )
 
 
 def tensor_of(row: Row) -> str:
     """Name of the stored tensor that a row is of, without ``[3]`` and ``[q]``."""
-    name = str(row["name"])
-    part = _PART.search(str(row["module"]))
-    if part:
-        name = name.removesuffix(part.group())
+    name = str(row["name"]).removesuffix(_part_of(row))
     return name if row["expert"] is None else name.removesuffix(f"[{row['expert']}]")
+
+
+def _part_of(row: Row) -> str:
+    """What marks the part of a fused tensor in the row's name, such as ``[q]``; empty elsewhere."""
+    name, module = str(row["name"]), str(row["module"])
+    part = _PART.search(module)
+    # a stored name may end in brackets too; then its role is read off it as it is
+    stored = place_of(name).module == module and role_of(module) == row["role"]
+    return "" if part is None or stored else part.group()
 
 
 def hidden_by(target: str, names: Iterable[str]) -> list[str]:
