@@ -324,6 +324,23 @@ def test_models_that_cannot_be_compressed_are_refused(tmp_path: Path) -> None:
         c.compress(open_model(small_model()), found, tmp_path / "out", CPU, Quiet())
 
 
+def test_a_solver_that_fails_is_named_with_its_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_file(tmp_path / "model" / "model.safetensors", small_model())
+    found = planned(model)
+
+    def fails(matrix: torch.Tensor, rank: int) -> None:
+        raise torch.OutOfMemoryError("out of memory\nand a long report")
+
+    monkeypatch.setattr(c, "truncated", fails)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be factorised on cpu \(out of memory\); try"
+    ):
+        compressed(model, found, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_full_disk_is_noticed_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

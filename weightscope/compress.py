@@ -231,8 +231,12 @@ class _Factoring:
             raise self._other(planned, "some of its entries are not finite")
         try:
             factors = truncated(matrix, planned.rank)
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{shortened(ref.name)}: the solver failed ({error})") from None
+        except RuntimeError as error:  # no convergence, or no room on the device
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{shortened(ref.name)}: cannot be factorised on {self.device} ({why}); try "
+                "another --device"
+            ) from None
         norm, dropped = planned.frobenius_norm, planned.relative_error
         for what, found, wanted, allowed in (
             ("Frobenius norm", factors.frobenius_norm, norm, SAME * norm),
