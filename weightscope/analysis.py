@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+from weightscope.agreement import differences
 from weightscope.bases import selection_of
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError, RunFolderError
@@ -18,6 +19,7 @@ from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.plan import Plan, flops, make_plan
+from weightscope.provenance import provenance_of
 from weightscope.recipe import Farms, farms_preset
 from weightscope.resources import available_threads
 from weightscope.run import Run
@@ -28,7 +30,6 @@ from weightscope.spectrum import Spectrum
 from weightscope.storage import (
     RunWriter,
     clear_run,
-    differences,
     is_unborn,
     load_run,
     read_provenance,
@@ -114,8 +115,7 @@ def analyze(
     """
     settings, saving = settings or Settings(), saving or Saving()
     observer = observer or Silent()
-    from weightscope.provenance import provenance_of  # here, because it imports torch
-    from weightscope.ties import without_ties
+    from weightscope.ties import without_ties  # here, because it imports torch
 
     checkpoint = open_model(model)
     for text in checkpoint.notes:
