@@ -27,7 +27,7 @@ VALUES = {
     "gates",
     "difference", "distances",
     "report",
-    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
+    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded", "share",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
 DRAWERS |= {"encodings"}
@@ -40,10 +40,11 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "agreement"}
+ACTS |= {"quantised", "agreement", "partition", "parts"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
+SENTENCES |= {"merging"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
@@ -170,6 +171,7 @@ def test_import_and_help_load_nothing_heavy() -> None:
         "analyze",
         "inspect",
         "report",
+        "merge",
         "explain",
         "compare",
         "track",

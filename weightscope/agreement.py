@@ -28,7 +28,7 @@ def differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """Entries in which two provenance records differ, as (dotted name, found, wanted)."""
-    ignored = {"finished", "summary", "model", "command", "solvers", "threads"}
+    ignored = {"finished", "summary", "model", "command", "solvers", "threads", "parts"}
     for key in (*wanted, *(key for key in found if key not in wanted)):
         if key not in ignored:
             yield from _differences(found.get(key), wanted.get(key), f"{prefix}{key}")

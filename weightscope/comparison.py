@@ -35,6 +35,7 @@ MUST_AGREE = (
     "base",
     "merged",
     "seed",
+    "shard",
 )
 """Settings that change what a column means."""
 MOVED = 2.0
@@ -105,7 +106,7 @@ def check_comparable(a: Run, b: Run) -> None:
         if there != here:
             raise IncomparableRunsError(
                 f"the runs were made with different settings: --{name.replace('_', '-')} is "
-                f"{there!r} in {a.name} and {here!r} in {b.name}; analyze one of them again, or "
+                f"{there!r} in {a.label} and {here!r} in {b.label}; analyze one of them again, or "
                 "compare all the same with --force"
             )
 
@@ -175,7 +176,7 @@ def compare_runs(
     rows = tuple(_row(pair, spectra, changes or {}) for pair in pairs)
     provenance = (a.provenance, b.provenance)
     summary = summarise(rows)
-    return Comparison((a.name, b.name), provenance, rows, summary, changes is not None)
+    return Comparison((a.label, b.label), provenance, rows, summary, changes is not None)
 
 
 def _row(

@@ -27,6 +27,19 @@ class RunFolderError(WeightscopeError):
     """A run folder cannot be written, read or continued."""
 
 
+class MissingPartsError(RunFolderError):
+    """Parts of a model are not there.
+
+    Args:
+        text: The sentence.
+        names: Matrices that are missing.
+    """
+
+    def __init__(self, text: str, names: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.names = names
+
+
 class OutputError(WeightscopeError):
     """An output file exists already or cannot be written."""
 

@@ -5,6 +5,7 @@
 ``parts/``        spectra of each batch, until the run is finished
 ``spectra.safetensors``  all full spectra, float64, by matrix name
 ``table.jsonl``   the finished result rows
+``part.json``     of a part of a model: the whole plan, and what joining it needs
 
 A batch is written in two steps: its spectra under a temporary name, renamed; then its lines. A
 line without its whole batch is dropped on resume, so a kill at any moment costs the batch in flight
@@ -36,12 +37,13 @@ from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.version import SCHEMA_VERSION
 
-RUN, ROWS, PARTS, SPECTRA, TABLE, LOCK = (
+RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
     "run.json",
     "rows.jsonl",
     "parts",
     "spectra.safetensors",
     "table.jsonl",
+    "part.json",
     ".lock",
 )
 
@@ -132,6 +134,8 @@ def _load_spectra(folder: Path) -> dict[str, Spectrum]:
     }
     path = folder / SPECTRA
     values = load_arrays(path) if path.exists() else {}
+    if not facts.keys() >= values.keys():
+        raise RunFolderError(f"{folder / ROWS}: is broken; analyze the model again")
     return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
 
 
@@ -254,18 +258,14 @@ class RunWriter:
                 stream.flush()
                 os.fsync(stream.fileno())
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run, part: Mapping[str, Any] | None = None) -> None:
         """Write the table and all spectra, and mark the run as finished.
 
         Raises:
             RunFolderError: The disk is full or gone.
         """
-        arrays = {name: spectrum.singular_values for name, spectrum in run.spectra().items()}
-        record = {**run.provenance, "finished": True, "summary": run.summary}
         with self._writing():
-            save_arrays(self.folder / SPECTRA, arrays)
-            write_text(self.folder / TABLE, "".join(_line(row, run.details) for row in run.rows))
-            write_text(self.folder / RUN, dumps(record, indent=1))
+            write_finished(self.folder, run, part)
             shutil.rmtree(self.folder / PARTS)
 
     @contextlib.contextmanager
@@ -284,12 +284,29 @@ def is_run(folder: Path) -> bool:
     return (folder / RUN).is_file()
 
 
+def write_finished(folder: Path, run: Run, part: Mapping[str, Any] | None = None) -> None:
+    """Write all of a finished run but its measurements; that it is finished comes last.
+
+    Args:
+        folder: Where it goes.
+        run: With its spectra.
+        part: Contents of ``part.json``; None for a whole run.
+    """
+    arrays = {name: spectrum.singular_values for name, spectrum in run.spectra().items()}
+    record = {**run.provenance, "finished": True, "summary": run.summary}
+    save_arrays(folder / SPECTRA, arrays)
+    write_text(folder / TABLE, "".join(_line(row, run.details) for row in run.rows))
+    if part is not None:
+        write_text(folder / PART, dumps(part))
+    write_text(folder / RUN, dumps(record, indent=1))
+
+
 _PART = re.compile(r"\d{6}\.safetensors")
 
 
 def _is_ours(entry: Path) -> bool:
     """Whether an entry of a run folder is one that a run writes."""
-    names = (RUN, ROWS, SPECTRA, TABLE)
+    names = (RUN, ROWS, SPECTRA, TABLE, PART)
     if entry.name == PARTS:
         return entry.is_dir() and all(
             _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
@@ -305,7 +322,8 @@ def _is_temporary(entry: Path, names: str) -> bool:
 def is_unborn(folder: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its first ``run.json``."""
     return folder.is_dir() and all(
-        _is_ours(entry) and entry.name not in {RUN, TABLE, SPECTRA} for entry in folder.iterdir()
+        _is_ours(entry) and entry.name not in {RUN, TABLE, SPECTRA, PART}
+        for entry in folder.iterdir()
     )
 
 

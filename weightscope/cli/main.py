@@ -17,6 +17,7 @@ from weightscope.cli.doctor import doctor
 from weightscope.cli.explain import explain
 from weightscope.cli.farms import farms
 from weightscope.cli.inspect import inspect
+from weightscope.cli.merge import merge
 from weightscope.cli.report import report
 from weightscope.cli.selftest import selftest
 from weightscope.cli.track import track
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(cls=OptionalNumbers)(analyze)
-for verb in (inspect, report, compare, track, farms, explain, selftest, doctor):
+for verb in (inspect, report, merge, compare, track, farms, explain, selftest, doctor):
     app.command()(verb)
 
 
