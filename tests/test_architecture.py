@@ -14,50 +14,142 @@ PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {
-    "resources",
-    "errors",
-    "plugins",
     "columns",
+    "errors",
     "outcome",
-    "version",
-    "text",
+    "plugins",
     "recipe",
+    "resources",
     "tensor",
+    "text",
+    "version",
 }
 VALUES = {
-    "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
+    "bootstrap",
+    "charts",
+    "checkpoint",
+    "compat",
+    "compressed",
+    "cutoff",
+    "difference",
+    "distances",
+    "encoded",
+    "esd",
     "gates",
-    "difference", "distances",
+    "glossary",
+    "ks_curve",
+    "marchenko_pastur",
+    "matrix",
+    "measurement",
+    "noise",
+    "page",
+    "pictures",
+    "power_law",
+    "proposal",
+    "rank_plan",
     "report",
-    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded", "share",
-}  # fmt: skip
-DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
-DRAWERS |= {"encodings"}
+    "settings",
+    "share",
+    "sheets",
+    "spectrum",
+    "tails",
+    "ticks",
+    "truncated_power_law",
+}
+DRAWERS = {
+    "decompositions",
+    "encodings",
+    "executors",
+    "formats",
+    "layouts",
+    "metrics",
+    "plans",
+    "sinks",
+    "sources",
+}
 # what a drawer may use beside ground and values, each for a stated reason
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
+    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"}
+    | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
-ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "agreement", "partition", "parts"}
-SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
-SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
-SENTENCES |= {"merging"}
+ACTS = {
+    "adapters",
+    "addresses",
+    "agreement",
+    "alignment",
+    "bases",
+    "changes",
+    "charting",
+    "choosing",
+    "compress",
+    "criteria",
+    "evaluate",
+    "expressions",
+    "factorable",
+    "measure",
+    "observer",
+    "outputs",
+    "partition",
+    "parts",
+    "plan",
+    "planted",
+    "provenance",
+    "quantised",
+    "reasons",
+    "records",
+    "run",
+    "sampling",
+    "select",
+    "storage",
+    "summary",
+    "ties",
+    "window_fits",
+}
+SENTENCES = {
+    "analysis",
+    "comparing",
+    "comparison",
+    "doctor",
+    "explain",
+    "farms_settings",
+    "gallery",
+    "inspection",
+    "merging",
+    "present",
+    "present_comparison",
+    "present_compression",
+    "present_page",
+    "present_page_comparison",
+    "present_page_steps",
+    "present_plan",
+    "present_provenance",
+    "present_selftest",
+    "present_sheets",
+    "present_trajectory",
+    "selftest",
+    "tracing",
+    "trajectory",
+}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
-    "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
-    | {
-        "quantised",
-        "expressions",
-        "provenance",
-        "encodings",
-        "planted",
+    "torch": {
+        "changes",
+        "compress",
+        "decompositions",
         "doctor",
+        "encodings",
+        "executors",
+        "expressions",
+        "formats",
+        "integrations",
+        "measure",
+        "planted",
+        "provenance",
+        "quantised",
         "ties",
         "window_fits",
     },
@@ -70,7 +162,8 @@ MAY_IMPORT = {
     "huggingface_hub": {"sources"},
     "safetensors": {"storage"},
     "scipy": set(),
-    "matplotlib": set(),
+    "matplotlib": {"sinks"},
+    "openpyxl": {"sinks"},
     "gguf": {"formats"},
     "jinja2": set(),
     "ray": set(),
@@ -158,7 +251,10 @@ def _is_method(node: ast.FunctionDef) -> bool:
 
 def _loaded(code: str) -> set[str]:
     """Heavy modules in memory after running code in a fresh interpreter."""
-    heavy = ("torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy")
+    heavy = (
+        "torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy",
+        "openpyxl",
+    )  # fmt: skip
     code += f"\nimport sys; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -9,7 +9,7 @@ from itertools import count
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from weightscope.agreement import differences
 from weightscope.bases import selection_of
@@ -18,6 +18,7 @@ from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
+from weightscope.observer import Observer, Silent
 from weightscope.partition import Portion, portion
 from weightscope.parts import part_record
 from weightscope.plan import Plan, flops, make_plan
@@ -39,32 +40,6 @@ from weightscope.storage import (
 )
 from weightscope.summary import solver_counts, summarise
 from weightscope.text import count_of
-
-
-class Observer(Protocol):
-    """Who is told how the work goes on."""
-
-    def note(self, text: str) -> None:
-        """A remark for the user."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Work begins; ``done`` operations of the plan were done before."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """A matrix is finished."""
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore a remark."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Ignore the start."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """Ignore progress."""
 
 
 @dataclass(frozen=True)

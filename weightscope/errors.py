@@ -40,6 +40,10 @@ class MissingPartsError(RunFolderError):
         self.names = names
 
 
+class PlanError(WeightscopeError):
+    """A plan cannot be made of a run, read, or applied."""
+
+
 class OutputError(WeightscopeError):
     """An output file exists already or cannot be written."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from weightscope.present import short
 from weightscope.report import Block, Cell, Paragraph, Report, Table
+from weightscope.text import short
 from weightscope.trajectory import Trajectory
 
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -33,10 +33,14 @@ def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | N
         for step, run in zip(found.steps, found.runs, strict=True)
         if run.share
     ]
-    blocks += [_lines(found, names, metric), _medians(found, summary)]
-    blocks += [Paragraph(text) for text in _sentences(summary)]
+    blocks += [_lines(found, names, metric), *trajectory_summary(found, summary)]
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
+
+
+def trajectory_summary(found: Trajectory, summary: Any) -> list[Block]:
+    """What happened as a whole: medians over time, what moved first, what left its band."""
+    return [_medians(found, summary), *map(Paragraph, _sentences(summary))]
 
 
 def _lines(found: Trajectory, names: Sequence[str], metric: str) -> Table:
