@@ -252,13 +252,15 @@ def test_a_part_says_so_wherever_it_is_shown(model: Path, tmp_path: Path) -> Non
     run = load_run(first)
     assert run.label == "toy, part 1 of 2" and run.share == Share((1,), 2)
     assert all(row["welore_rank"] is None for row in run.rows) and run.summary["welore"] is None
-    report, as_json, against, whole, tracked = run_each(
+    report, as_json, against, whole, tracked, planned, paged = run_each(
         [
             ["report", first, "--format", "markdown"],
             ["report", first, "--format", "json"],
             ["compare", first, theirs, "--format", "markdown"],
             ["compare", first, second],
             ["track", theirs, default],
+            ["plan", first, "--for", "peft", "--modules", "2"],
+            ["report", first, "--html", "page.html"],
         ],
         tmp_path,
     )
@@ -269,6 +271,9 @@ def test_a_part_says_so_wherever_it_is_shown(model: Path, tmp_path: Path) -> Non
     assert "toy, part 1 of 2 -> toy-7, part 1 of 2" in against.stdout
     assert f"{first}: is part 1 of 2 of toy, not all of it" in against.stderr
     assert whole.returncode == 5 and "--shard is '1/2' in toy, part 1 of 2" in whole.stderr
+    assert planned.returncode == 1 and "is part 1 of 2 of toy; a plan is of" in planned.stderr
+    assert paged.returncode == 0
+    assert "<title>toy, part 1 of 2" in (tmp_path / "page.html").read_text()
     assert tracked.returncode == 1  # how many parts there are is no training step
     assert "neither" in tracked.stderr and "toy.shard-1-of-2" in tracked.stderr
 
