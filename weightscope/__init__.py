@@ -39,18 +39,22 @@ def analyze(
     Raises:
         weightscope.errors.WeightscopeError: What went wrong, in one sentence.
     """
+    import os
     from dataclasses import fields
     from pathlib import Path
 
     from weightscope import analysis
     from weightscope.checkpoint import Access
     from weightscope.settings import Settings, parse_floor
+    from weightscope.share import share_from
     from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
     if isinstance(settings.get("metrics"), str):
         settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
+    if isinstance(settings.get("shard"), str):
+        settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
     return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
