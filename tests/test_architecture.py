@@ -28,6 +28,7 @@ VALUES = {
     "difference", "distances",
     "report",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
+    "placement",
 }  # fmt: skip
 DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
 DRAWERS |= {"encodings"}
@@ -40,7 +41,7 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised"}
+ACTS |= {"quantised", "assignment"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
@@ -70,7 +71,7 @@ MAY_IMPORT = {
     "matplotlib": set(),
     "gguf": {"formats"},
     "jinja2": set(),
-    "ray": set(),
+    "ray": {"executors"},
 }
 
 
