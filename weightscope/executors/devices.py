@@ -165,7 +165,7 @@ class Worker(Generic[Result]):
     def __post_init__(self) -> None:
         """Start the threads."""
         self._reader = Reader(self.work.fetch, self.room, self.name)
-        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(self.name, 1))
+        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(1, self.name))
 
     def submit(self, batch: Batch) -> Future[list[Result]]:
         """Do a batch after those submitted before; it is read meanwhile.

@@ -134,7 +134,7 @@ class Reader(Generic[Fetched]):
     def __init__(self, fetch: Callable[[Matrix], Fetched], room: int, device: str = "cpu") -> None:
         self._fetch, self._room = fetch, room
         self._held, self._closed, self._changed = 0, False, Condition()
-        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(device, 1))
+        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(1, device))
 
     def submit(self, matrix: Matrix) -> Future[Fetched]:
         """Read a matrix after those submitted before."""
@@ -165,8 +165,9 @@ class Reader(Generic[Fetched]):
         return not self._held or self._held + nbytes <= self._room
 
 
-def begin(device: str, threads: int) -> None:
+def begin(threads: int, device: str = "cpu") -> None:
     """Begin a thread that works for a device, with so many linear-algebra threads of the host."""
+    torch.get_num_threads()  # the first look of a thread takes over what any other has set last
     torch.set_num_threads(threads)
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)
@@ -207,7 +208,7 @@ def in_order(
     rest = iter(items)
     before = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+    pool = ThreadPoolExecutor(workers, initializer=begin, initargs=(threads,))
     try:
         pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers + TAKEN_AHEAD))
         while pending:

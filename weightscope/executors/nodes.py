@@ -124,7 +124,7 @@ def request_for(nodes: Sequence[Node], device: str, share: float | None, threads
     kinds: Counter[str] = Counter()
     for node in able:
         kinds[node.kind] += int(node.gpus)
-    return Request(threads, share, kinds.most_common(1)[0][0])
+    return Request(threads, share, max(kinds, key=lambda kind: (kinds[kind], kind)))
 
 
 def _too_much(request: Request, nodes: Sequence[Node]) -> str:
