@@ -6,6 +6,7 @@ import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +20,14 @@ from weightscope.checkpoint import Checkpoint, Remote
 from weightscope.errors import CheckpointError, ExecutorError, OptionError
 from weightscope.executors import executor_for
 from weightscope.executors.nodes import Node, Request, is_loopback, nodes_of, request_for
-from weightscope.executors.ray import check_versions, versions
+from weightscope.executors.task import check_versions, versions
 from weightscope.placement import Placement
 from weightscope.plan import make_plan
 from weightscope.select import select_for
 from weightscope.settings import Settings
 from weightscope.sources import open_model
 
+ERRORS = SimpleNamespace(RayError=RuntimeError)
 SETTINGS = Settings(device="cpu", threads=1)
 PLAIN = Node("10.0.0.1", 8, 0, 16 << 30)
 GPUS = Node("10.0.0.2", 16, 4, 64 << 30, "H200")
@@ -181,14 +183,22 @@ def test_a_cluster_that_asks_for_no_token_is_refused_before_it_is_reached(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
-    class Inert:
-        @staticmethod
-        def is_initialized() -> bool:
-            return False
-
-    monkeypatch.setitem(sys.modules, "ray", Inert)  # type: ignore[arg-type]
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "error")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, exceptions=ERRORS))
     with (
         pytest.raises(OptionError, match=r"RAY_AUTH_MODE=token .* --ray-unprotected"),
+        executor_for(Placement("ray", address), "cpu", 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["head", "head:", ":6379", "ray://head", "http://head/"])
+def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, exceptions=ERRORS))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "error")
+    with (
+        pytest.raises(OptionError, match="give auto, local, HOST:PORT or ray://HOST:PORT"),
         executor_for(Placement("ray", address), "cpu", 1),
     ):
         pass

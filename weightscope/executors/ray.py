@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import os
 import pickle
-import platform
 import secrets
 import signal
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
 from logging import ERROR
+from socket import create_connection
 from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 from weightscope.errors import CheckpointError, ExecutorError, OptionError, WeightscopeError
 from weightscope.executors.contract import Job, by_cost
-from weightscope.executors.local import resolve_device
-from weightscope.executors.local import run as run_here
 from weightscope.executors.nodes import Node, Request, is_loopback, nodes_of, request_for
+from weightscope.executors.task import auth_mode, describe, do_batch, first_line, versions
 from weightscope.placement import Placement
 from weightscope.plan import BASE_BYTES, READ_AHEAD_BYTES, Batch, memory_of
 from weightscope.resources import available_threads
@@ -42,6 +39,8 @@ AT_HAND = 2
 """Tasks that are handed to the cluster per task that it can run at a time."""
 STORE_BYTES = 100 << 20
 """Object store of a cluster that is started here: results pass through it, nothing stays."""
+ANSWER_WITHIN = 10.0
+"""Seconds for the address of a cluster to answer."""
 LOOK_AROUND = 30.0
 """Seconds without a result after which the nodes are counted again."""
 _ADVICE = "what was finished is kept, and --resume continues"
@@ -67,7 +66,7 @@ def connected(placement: Placement, device: str, threads: int) -> Iterator[Clust
         _begin(ray, placement)
     try:
         nodes = nodes_of(ray.nodes())
-        _check_protected(placement, nodes, _auth_mode())
+        _check_protected(placement, nodes, auth_mode())
         request = request_for(nodes, device, placement.ray_gpus_per_task, threads)
         facts = _first_task(ray, request, nodes)
         _check_protected(placement, nodes, facts["auth_mode"])
@@ -181,85 +180,10 @@ class Cluster:
         except self.ray.exceptions.RayError as error:
             raise ExecutorError(
                 f"the task of {shortened(batch.matrices[0].name)} "
-                f"({count_of(len(batch.matrices), 'matrix')}) was given up ({_first_line(error)}); "
+                f"({count_of(len(batch.matrices), 'matrix')}) was given up ({first_line(error)}); "
                 f"{_ADVICE}"
             ) from None
         return found
-
-
-def do_batch(
-    sent: bytes, batch: Batch, device: str, threads: int, expected: Mapping[str, str]
-) -> bytes:
-    """Do one batch on the node where this runs; the body of a task.
-
-    Args:
-        sent: The job, pickled.
-        batch: What to do.
-        device: ``cpu``, or ``cuda`` for the GPU that Ray has made visible.
-        threads: Cores that may be used.
-        expected: Versions that the figures depend on.
-
-    Returns:
-        The results, pickled.
-
-    Raises:
-        ExecutorError: Versions differ, or the device is not there.
-        CheckpointError: The bytes of a matrix cannot be read here.
-    """
-    check_versions(expected)
-    name = _device_here(device)[0]
-    try:
-        with _arrived(sent).opened(batch.matrices) as work_on:
-            work = work_on(name)
-            done = run_here([batch], work.fetch, work, threads, name)
-            return pickle.dumps([result for _, results in done for result in results])
-    except (CheckpointError, OSError) as error:
-        raise CheckpointError(f"node {platform.node()}: {error}") from None
-
-
-@lru_cache(1)
-def _arrived(sent: bytes) -> Job[Any]:
-    """The job, once per process: a checkpoint is opened there for all tasks of a run."""
-    job: Job[Any] = pickle.loads(sent)
-    return job.arrived()
-
-
-def describe(device: str, expected: Mapping[str, str]) -> dict[str, str]:
-    """What a node says of itself to the first task.
-
-    Raises:
-        ExecutorError: Versions differ, or the device is not there.
-    """
-    check_versions(expected)
-    return {"device_name": _device_here(device)[1], "auth_mode": _auth_mode()}
-
-
-def versions() -> dict[str, str]:
-    """Versions in this process that figures depend on."""
-    return {"weightscope": __version__, **{name: version(name) for name in ("torch", "numpy")}}
-
-
-def check_versions(expected: Mapping[str, str]) -> None:
-    """Refuse to compute where other versions would give other figures.
-
-    Raises:
-        ExecutorError: Naming both versions.
-    """
-    for name, found in versions().items():
-        if found != expected[name]:
-            raise ExecutorError(
-                f"node {platform.node()} has {name} {found}, but the analysis was started with "
-                f"{name} {expected[name]}; install the same version on every node"
-            )
-
-
-def _device_here(device: str) -> tuple[str, str]:
-    try:
-        return resolve_device(device)
-    except (ValueError, RuntimeError) as error:
-        raise ExecutorError(
-            f"node {platform.node()}: Ray gave the task a GPU, but torch cannot use it ({error})"
-        ) from None
 
 
 def _imported(address: str) -> Any:
@@ -269,6 +193,7 @@ def _imported(address: str) -> Any:
         OptionError: It is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     if address == "local" and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -288,24 +213,41 @@ def _begin(ray: Any, placement: Placement) -> None:
     """
     quiet = {"log_to_driver": False, "logging_level": ERROR}
     address = placement.ray_address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)  # as Ray itself would
     if address == "local":
         quiet |= {
             "include_dashboard": False,
             "num_cpus": available_threads(),
             "object_store_memory": STORE_BYTES,
         }
-    elif address != "auto" and not (placement.ray_unprotected or _may_have_token()):
-        host = address.removeprefix("ray://").rpartition(":")[0] or address
-        if not is_loopback(host):
-            raise OptionError(_unprotected(address))
     try:
+        if address not in {"auto", "local"}:
+            _knock(address, placement.ray_unprotected or _may_have_token())
         with _signals_kept():
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ExecutorError(
-            f"no Ray cluster can be used at {address} ({_first_line(error)}); --ray-address local "
+            f"no Ray cluster can be used at {address} ({first_line(error)}); --ray-address local "
             "starts one here"
         ) from None
+
+
+def _knock(address: str, protected: bool) -> None:
+    """Make sure that somebody is there, which Ray would wait for a minute and more.
+
+    Raises:
+        OptionError: It is no address, or beyond this machine and nothing protects it.
+        OSError: Nobody is.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise OptionError(
+            f"--ray-address {address!r}: give auto, local, HOST:PORT or ray://HOST:PORT"
+        )
+    if not protected and not is_loopback(host):
+        raise OptionError(_unprotected(address))
+    create_connection((host.strip("[]"), int(port)), ANSWER_WITHIN).close()
 
 
 @contextmanager
@@ -321,15 +263,9 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _auth_mode() -> str:
-    """How this process proves to a cluster who it is; empty where it does not."""
-    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
-    return "" if mode == "disabled" else mode
-
-
 def _may_have_token() -> bool:
     """Whether Ray may find a token; it looks for its file where no mode is set."""
-    return bool(_auth_mode()) or "RAY_AUTH_MODE" not in os.environ
+    return bool(auth_mode()) or "RAY_AUTH_MODE" not in os.environ
 
 
 def _unprotected(place: str) -> str:
@@ -369,12 +305,12 @@ def _first_task(ray: Any, request: Request, nodes: Sequence[Node]) -> dict[str, 
         _raise_cause(error)
         if isinstance(error.cause, ImportError):
             raise ExecutorError(
-                f"the nodes of the cluster cannot run weightscope ({_first_line(error.cause)}); "
+                f"the nodes of the cluster cannot run weightscope ({first_line(error.cause)}); "
                 f"install weightscope {__version__} on every node"
             ) from None
         raise
     except ray.exceptions.RayError as error:
-        raise ExecutorError(f"the cluster cannot run a task ({_first_line(error)})") from None
+        raise ExecutorError(f"the cluster cannot run a task ({first_line(error)})") from None
     return found
 
 
@@ -382,7 +318,3 @@ def _raise_cause(error: Any) -> None:
     """Raise what our own code said on a node, without the traceback of the node."""
     if isinstance(error.cause, WeightscopeError):
         raise error.cause from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
