@@ -183,7 +183,6 @@ def test_a_cluster_that_asks_for_no_token_is_refused_before_it_is_reached(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
-    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "error")
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, exceptions=ERRORS))
     with (
         pytest.raises(OptionError, match=r"RAY_AUTH_MODE=token .* --ray-unprotected"),
@@ -196,7 +195,6 @@ def test_a_cluster_that_asks_for_no_token_is_refused_before_it_is_reached(
 def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, exceptions=ERRORS))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "error")
     with (
         pytest.raises(OptionError, match="give auto, local, HOST:PORT or ray://HOST:PORT"),
         executor_for(Placement("ray", address), "cpu", 1),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import secrets
 import signal
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import ERROR
+from pathlib import Path
 from socket import create_connection
 from threading import current_thread, main_thread
 from typing import Any, TypeVar
@@ -193,7 +195,6 @@ def _imported(address: str) -> Any:
         OptionError: It is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     if address == "local" and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -212,9 +213,7 @@ def _begin(ray: Any, placement: Placement) -> None:
         ExecutorError: It cannot be reached.
     """
     quiet = {"log_to_driver": False, "logging_level": ERROR}
-    address = placement.ray_address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)  # as Ray itself would
+    address = _current() if placement.ray_address == "auto" else placement.ray_address
     if address == "local":
         quiet |= {
             "include_dashboard": False,
@@ -228,9 +227,17 @@ def _begin(ray: Any, placement: Placement) -> None:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ExecutorError(
-            f"no Ray cluster can be used at {address} ({first_line(error)}); --ray-address local "
-            "starts one here"
+            f"no Ray cluster can be used at {address} ({first_line(error)}); see whether it runs "
+            "and has the token that is known here, or start one with --ray-address local"
         ) from None
+
+
+def _current() -> str:
+    """The cluster that Ray itself would take, which it notes where it keeps its logs."""
+    note = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    with suppress(OSError):
+        return os.environ.get("RAY_ADDRESS") or note.read_text().strip()
+    return "auto"
 
 
 def _knock(address: str, protected: bool) -> None:
@@ -303,10 +310,11 @@ def _first_task(ray: Any, request: Request, nodes: Sequence[Node]) -> dict[str, 
         found: dict[str, str] = ray.get(task.remote(request.device, versions()))
     except ray.exceptions.RayTaskError as error:
         _raise_cause(error)
-        if isinstance(error.cause, ImportError):
+        missing = re.search(r"No module named '[\w.]+'|failed to import", str(error))
+        if missing:
             raise ExecutorError(
-                f"the nodes of the cluster cannot run weightscope ({first_line(error.cause)}); "
-                f"install weightscope {__version__} on every node"
+                f"the nodes of the Ray cluster cannot run weightscope ({missing[0]}); install "
+                f"weightscope {__version__} on every node"
             ) from None
         raise
     except ray.exceptions.RayError as error:
