@@ -28,7 +28,8 @@ VALUES = {
     "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
     "gates",
     "difference", "distances",
-    "report",
+    "report", "charts", "esd",
+    "sheets", "glossary", "ks_curve", "ticks", "pictures",
     "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
     "placement",
 }  # fmt: skip
@@ -43,9 +44,11 @@ ALSO = {
 ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
 ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
 ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "assignment"}
+ACTS |= {"quantised", "observer", "assignment"}
+ACTS |= {"quantised", "charting"}
 SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
 SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
+SENTENCES |= {"present_sheets", "gallery"}
 SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
@@ -70,7 +73,8 @@ MAY_IMPORT = {
     "huggingface_hub": {"sources"},
     "safetensors": {"storage"},
     "scipy": set(),
-    "matplotlib": set(),
+    "matplotlib": {"sinks"},
+    "openpyxl": {"sinks"},
     "gguf": {"formats"},
     "jinja2": set(),
     "ray": {"executors"},
@@ -158,7 +162,10 @@ def _is_method(node: ast.FunctionDef) -> bool:
 
 def _loaded(code: str) -> set[str]:
     """Heavy modules in memory after running code in a fresh interpreter."""
-    heavy = ("torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy")
+    heavy = (
+        "torch", "transformers", "pandas", "scipy", "matplotlib", "huggingface_hub", "numpy",
+        "openpyxl",
+    )  # fmt: skip
     code += f"\nimport sys; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -9,13 +9,14 @@ from itertools import count
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from weightscope.bases import selection_of
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.measurement import Measurement
+from weightscope.observer import Observer, Silent
 from weightscope.placement import Placement
 from weightscope.plan import Plan, flops, make_plan
 from weightscope.recipe import Farms, farms_preset
@@ -38,32 +39,6 @@ from weightscope.summary import solver_counts, summarise
 if TYPE_CHECKING:
     from weightscope.assignment import Assignment
     from weightscope.executors.contract import Executor
-
-
-class Observer(Protocol):
-    """Who is told how the work goes on."""
-
-    def note(self, text: str) -> None:
-        """A remark for the user."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Work begins; ``done`` operations of the plan were done before."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """A matrix is finished."""
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore a remark."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Ignore the start."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """Ignore progress."""
 
 
 @dataclass(frozen=True)

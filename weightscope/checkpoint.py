@@ -131,4 +131,4 @@ class Checkpoint:
     mmap: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
-    place: str = ""
+    place: str = field(default="", compare=False)

@@ -213,7 +213,8 @@ def in_units_of(measured: Measurement, rules: Conventions) -> Measurement:
     if stats is not None and stats.sv_floor is not None:
         stats = replace(stats, sv_floor=stats.sv_floor * factor)
     if isinstance(shuffled, Shuffled):
-        shuffled = replace(shuffled, largest=shuffled.largest * factor)
+        values = tuple(value * factor for value in shuffled.singular_values)
+        shuffled = replace(shuffled, largest=shuffled.largest * factor, singular_values=values)
     scaled = replace(
         spectrum,
         singular_values=spectrum.singular_values * factor,

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightscope.analysis import Observer, Silent
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
 from weightscope.measurement import FarmsFit
+from weightscope.observer import Observer, Silent
 from weightscope.outcome import Failure
 from weightscope.plan import Plan, flops
 from weightscope.power_law import PowerLaw
-from weightscope.present import short
 from weightscope.recipe import FIT_METHODS, EvalFloor, Farms, FitMethod, farms_preset
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.select import select_for
 from weightscope.settings import Settings
-from weightscope.text import count_of
+from weightscope.text import count_of, short
 
 COLUMNS = (
     *("name", "setting", "window_rows", "window_cols", "q", "per_dimension", "windows"),

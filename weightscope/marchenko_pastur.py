@@ -29,6 +29,14 @@ def cdf(x: FloatArray, Q: float) -> FloatArray:
     return _share(np.arccos(np.clip((centre - x) / half, -1, 1)), Q)
 
 
+def density(x: FloatArray, Q: float) -> FloatArray:
+    """Probability density for unit variance at points inside the bulk; zero outside it."""
+    lower, upper = edges(Q)
+    inside = np.sqrt(np.clip((upper - x) * (x - lower), 0, None))
+    values: FloatArray = Q / (2 * pi) * inside / np.maximum(x, 1e-300)
+    return values
+
+
 def _share(t: FloatArray, Q: float) -> FloatArray:
     """Share of the law below the point at angle t, 0 at the lower edge and pi at the upper."""
     centre, half = 1 + 1 / Q, 2 / sqrt(Q)

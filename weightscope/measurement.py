@@ -69,6 +69,9 @@ class Shuffled:
             nothing is above the floor.
         jsd: Jensen-Shannon divergence of the densities of the log eigenvalues, in bits, likewise.
         traps: Eigenvalues beyond what noise of that variance has, mean over the replicas.
+        ranks: Ranks, from 1, at which the spectrum of the replicas is kept to be drawn.
+        singular_values: Its values there, geometric mean over the replicas, to six digits (units
+            of W).
     """
 
     replicas: int
@@ -76,6 +79,8 @@ class Shuffled:
     w1: float | None
     jsd: float | None
     traps: float
+    ranks: tuple[int, ...] = ()
+    singular_values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

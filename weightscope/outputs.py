@@ -38,6 +38,47 @@ def check_target(target: str, force: bool) -> None:
         raise OutputError(f"{target}: its folder is not writable")
 
 
+def check_folder(target: str, force: bool) -> None:
+    """Make sure, before any work, that a folder can be filled.
+
+    Raises:
+        OutputError: It is a file, holds something and ``force`` is not set, or cannot be made.
+    """
+    path = Path(target)
+    if target in {STDOUT, ""} or (path.exists() and not path.is_dir()):
+        raise OutputError(f"{target or 'the empty name'}: is no folder; give the name of one")
+    if path.is_dir() and not force and any(path.iterdir()):
+        raise OutputError(
+            f"{target}: is not empty; choose another folder, or --force to replace what is written"
+        )
+    if not path.is_dir() and not path.parent.is_dir():
+        raise OutputError(f"{target}: the folder that it would be in does not exist")
+    if not os.access(path if path.is_dir() else path.parent, os.W_OK):
+        raise OutputError(f"{target}: cannot be written to")
+
+
+def write_into(folder: str, name: str, data: bytes, force: bool) -> None:
+    """Write a file of a folder that is made where it is missing.
+
+    Args:
+        folder: As ``check_folder`` has accepted it.
+        name: Name of the file, without any folder.
+        data: Its content.
+        force: Replace it where it exists.
+
+    Raises:
+        OutputError: It exists, or cannot be written.
+    """
+    path = Path(folder) / name
+    if path.parent != Path(folder) or (path.exists() and not force):
+        raise OutputError(f"{path}: exists already; choose another folder, or --force")
+    try:
+        Path(folder).mkdir(exist_ok=True)
+        replace_file(path, data)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
 def write_output(target: str, text: str, bom: bool = False) -> None:
     """Write UTF-8 text to a file, whole or not at all, or to standard output.
 
@@ -47,7 +88,21 @@ def write_output(target: str, text: str, bom: bool = False) -> None:
     if target == STDOUT and sys.stdout.isatty():
         # names are hostile, and a terminal obeys what a file only stores
         text = "\n".join(map(printable, text.split("\n")))
-    data = (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace")
+    _write(target, (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "backslashreplace"))
+
+
+def write_binary(target: str, data: bytes) -> None:
+    """Write bytes to a file, whole or not at all, or to standard output.
+
+    Raises:
+        OutputError: The file cannot be written, or standard output is a terminal.
+    """
+    if target == STDOUT and sys.stdout.isatty():
+        raise OutputError("not text, and standard output is a terminal: name a file, or pipe it")
+    _write(target, data)
+
+
+def _write(target: str, data: bytes) -> None:
     if target == STDOUT:
         with writing_stdout():
             sys.stdout.flush()

@@ -15,7 +15,7 @@ search, near ties included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -143,6 +143,39 @@ def second_minimum(
     k, ks = second
     slope, n = float(tails.slopes[k]), int(tails.sizes[k])
     return PowerLaw(1 + slope, float(values[tails.starts[k]]), ks, n, slope / n**0.5, method)
+
+
+def distance_curve(
+    evals: FloatArray, floor: float = 0.0, points: int = 200_000_000
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What a search over xmin sees: the distance and the exponent of every candidate.
+
+    Args:
+        evals: Eigenvalues in any order, finite, at least zero.
+        floor: Eigenvalues at or below it are left out.
+        points: Most terms to evaluate; beyond, every so many-th candidate stands for its
+            neighbours, but the winner and the second minimum are always among them.
+
+    Returns:
+        xmin (ascending), ks and alpha of the candidates; below 20 eigenvalues by the rules of
+        ``ks-small-sample``. All empty where nothing can start a tail.
+    """
+    values = np.sort(evals[evals > floor])
+    small = len(values) < SMALL_SAMPLE
+    tails = _tails(values, _first_of_ties(values)) if len(values) else None
+    if tails is None or not len(tails.starts):
+        return np.empty(0), np.empty(0), np.empty(0)
+    chosen = np.arange(len(tails.starts))
+    if small:
+        chosen = chosen[tails.sizes >= SMALL_SAMPLE_TAIL]
+        tails = replace(tails, slopes=tails.slopes * (tails.sizes - 1) / tails.sizes)
+    elif (step := -(-int(tails.sizes.sum()) // points)) > 1:
+        exact, _ = _evaluate_promising(tails)
+        second = _beyond_a_ridge(tails)
+        special = [int(exact.argmin())] + ([second[0]] if second else [])
+        chosen = np.unique(np.r_[chosen[::step], special])
+    ks = np.array([float(tails.gaps_of(int(k)).max()) for k in chosen])
+    return values[tails.starts[chosen]], ks, 1 + tails.slopes[chosen]
 
 
 def distances(logs: FloatArray, start: int, slope: float) -> FloatArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from math import floor, log10
 from typing import Any
 
 from weightscope.evaluate import Row
@@ -13,24 +12,9 @@ from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.run import Run
 from weightscope.sampling import statement
 from weightscope.settings import QUANT_BITS
-from weightscope.text import count_of
+from weightscope.text import count_of, short
 
-_BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
-
-
-def short(value: Any, digits: int = 3) -> str:
-    """A number for people: three significant digits, an empty text for nothing."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e4):
-        return f"{int(value):d}" if abs(value) < 1e7 else f"{value:.{digits - 1}e}"
-    size = abs(value)
-    if size >= 10**5 or size < 1e-3:
-        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:.{max(0, digits - 1 - floor(log10(size)))}f}"
+BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
 
 
 def run_report(run: Run, sort: str | None = None, top: int | None = None) -> Report:
@@ -46,7 +30,7 @@ def run_report(run: Run, sort: str | None = None, top: int | None = None) -> Rep
     shown = rows if top is None else rows[:top]
     if top is None and len(rows) > MOST_ROWS:
         shown = rows[:MOST_ROWS]
-    blocks: list[Block] = [_grouped(shown) if sort is None else _flat(shown, sort)]
+    blocks: list[Block] = [grouped_table(shown) if sort is None else _flat(shown, sort)]
     if len(shown) < len(rows):
         text = f"{len(rows) - len(shown)} of {len(rows)} rows not shown; --top, --csv show more."
         blocks.append(Paragraph(text, "dim"))
@@ -75,7 +59,9 @@ def _figure(column: str) -> Callable[[Row], Cell]:
     return lambda row: Cell(short(row[column], 2))
 
 
-_FIGURES: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
+Figure = tuple[str, Callable[[Row], Cell]]
+"""A heading, and what stands below it."""
+_FIGURES: tuple[Figure, ...] = (
     ("shape", lambda row: Cell(_shape(row))),
     ("alpha", lambda row: _alpha(row)),
     ("ks", lambda row: Cell(short(row["alpha_ks"], 2))),
@@ -98,7 +84,7 @@ _ON_REQUEST: tuple[tuple[str, str, Callable[[Row], Cell]], ...] = (
 """Heading, the column that says whether it was asked for, and the figure."""
 
 
-def _figures(rows: Sequence[Row]) -> tuple[tuple[str, Callable[[Row], Cell]], ...]:
+def _figures(rows: Sequence[Row]) -> tuple[Figure, ...]:
     """What a table of these rows shows of each: the usual figures, and those asked for."""
     asked = [(name, show) for name, key, show in _ON_REQUEST if any(row[key] for row in rows)]
     return (*_FIGURES, *asked, ("remarks", _remarks))
@@ -125,7 +111,7 @@ def _shape(row: Row) -> str:
 def _alpha(row: Row) -> Cell:
     if row["alpha"] is None:
         return Cell("")
-    style = _BAND_STYLES.get(str(row["alpha_band"]), "")
+    style = BAND_STYLES.get(str(row["alpha_band"]), "")
     return Cell(f"{short(row['alpha'])} ±{short(row['alpha_stderr'], 2)}", style)
 
 
@@ -161,8 +147,13 @@ def _remarks(row: Row) -> Cell:
     return Cell(" ".join(word for word in words if word), "bad" if bad else "dim")
 
 
-def _grouped(rows: Sequence[Row]) -> Table:
-    """Roles in their usual order, a line with the pattern above each group."""
+def grouped_table(rows: Sequence[Row], first: Sequence[Figure] = ()) -> Table:
+    """Roles in their usual order, a line with the pattern above each group.
+
+    Args:
+        rows: Of a run.
+        first: Figures to show before the usual ones.
+    """
 
     def place(row: Row) -> tuple[int, str, int, int]:
         block, expert = row["block"], row["expert"]
@@ -174,7 +165,7 @@ def _grouped(rows: Sequence[Row]) -> Table:
         )
 
     lines: list[tuple[Cell, ...]] = []
-    figures = _figures(rows)
+    figures = (*first, *_figures(rows))
     empty = (Cell(""),) * len(figures)
     for (role, module), group in groupby(
         sorted(rows, key=place), key=lambda row: (str(row["role"]), str(row["module"]))
@@ -202,10 +193,10 @@ def _flat(rows: Sequence[Row], sort: str) -> Table:
 def _table(
     first: str,
     lines: Sequence[tuple[Cell, ...]],
-    figures: Sequence[tuple[str, Callable[[Row], Cell]]],
+    figures: Sequence[Figure],
 ) -> Table:
     headers = (first, *(name for name, _ in figures))
-    left = {first, "remarks", "traps"}
+    left = {first, "band", "remarks", "traps"}
     numeric = tuple(name not in left for name in headers)
     return Table("", headers, tuple(lines), numeric, _DROPPABLE)
 

@@ -6,11 +6,10 @@ from math import isfinite
 from typing import Any
 
 from weightscope.evaluate import Row
-from weightscope.present import short
 from weightscope.provenance import blas_name
 from weightscope.report import Cell, Paragraph, Report, Table
 from weightscope.selftest import Selftest
-from weightscope.text import count_of
+from weightscope.text import count_of, short
 from weightscope.version import __version__
 
 

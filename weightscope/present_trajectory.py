@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from weightscope.present import short
 from weightscope.report import Block, Cell, Paragraph, Report, Table
+from weightscope.text import short
 from weightscope.trajectory import Trajectory
 
 _LEVELS = "▁▂▃▄▅▆▇█"

@@ -90,7 +90,10 @@ def _farms_from(record: dict[str, Any] | None) -> FarmsFit | Failure | None:
 def _shuffled_from(record: dict[str, Any] | None) -> Shuffled | Failure | None:
     if record is None:
         return None
-    return Failure(**record["failure"]) if "failure" in record else Shuffled(**record)
+    if "failure" in record:
+        return Failure(**record["failure"])
+    drawn = {key: tuple(record.get(key, ())) for key in ("ranks", "singular_values")}
+    return Shuffled(**{**record, **drawn})
 
 
 def _quant_from(

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope import plugins
 from weightscope.evaluate import Row
 from weightscope.spectrum import Spectrum
 from weightscope.text import count_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from weightscope.integrations.notebook import Plots
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +43,16 @@ class Run:
     def __repr__(self) -> str:
         place = f", folder={str(self.folder)!r}" if self.folder else ""
         return f"Run({self.name!r}, {count_of(len(self.rows), 'matrix')}{place})"
+
+    def _repr_html_(self) -> str:
+        """The table of all matrices, as notebooks show it."""
+        return str(plugins.load("integrations", "notebook").html_of(self))
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``run.plot.esd(name)``, ``ks(name)``, ``heatmap(column)``, ...; matplotlib."""
+        plots: Plots = plugins.load("integrations", "notebook").Plots(self)
+        return plots
 
     @property
     def name(self) -> str:

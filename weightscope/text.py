@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from math import floor, log10
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -34,6 +36,21 @@ def count_of(count: int, one: str, many: str = "") -> str:
     """A count with its noun: ``1 matrix``, ``2 matrices``."""
     plural = f"{one[:-2]}ices" if one.endswith("ix") else one + "s"
     return f"1 {one}" if count == 1 else f"{count:,} {many or plural}"
+
+
+def short(value: Any, digits: int = 3) -> str:
+    """A number for people: three significant digits, an empty text for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e4):
+        return f"{int(value):d}" if abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+    size = abs(value)
+    if size >= 10**5 or size < 1e-3:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{max(0, digits - 1 - floor(log10(size)))}f}"
 
 
 def scaled(value: float, unit: str, step: float = 1000.0) -> str:

@@ -15,9 +15,9 @@ import weightscope
 from weightscope.analysis import with_resources
 from weightscope.evaluate import Row
 from weightscope.farms_settings import settings_grid, study, tidy_rows
-from weightscope.present import short
 from weightscope.settings import Settings
 from weightscope.sources import open_model
+from weightscope.text import short
 
 DATA = Path(__file__).parent.parent / "data"
 MATRICES = {

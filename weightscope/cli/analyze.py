@@ -53,6 +53,9 @@ def analyze(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -91,7 +94,7 @@ def analyze(
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)

@@ -19,6 +19,7 @@ def compare(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    excel: o.ExcelOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -55,7 +56,7 @@ def compare(
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         how = Comparing(weights, prefixes, force, not no_save, settings)
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, excel)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 
@@ -83,20 +84,24 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
 def _emission(found: Any, output: Any, by: o.By) -> Any:
     from weightscope.cli.emit import Emission
     from weightscope.comparison import comparison_columns, group_columns, grouped
+    from weightscope.evaluate import all_columns
+    from weightscope.glossary import COMPARED
     from weightscope.present_comparison import comparison_report, groups_table
     from weightscope.present_provenance import provenance_of_all
     from weightscope.report import Report
 
     facts = {"a": found.provenance[0], "b": found.provenance[1], "summary": found.summary}
     origin = provenance_of_all(found.provenance)
+    glossary = (*COMPARED, *all_columns())
     if by is o.By.name:
         columns, rows = comparison_columns(), found.rows
         build = lambda: comparison_report(found, output.sort, output.top)  # noqa: E731
-        return Emission(columns, rows, facts, build, origin)
+        return Emission(columns, rows, facts, build, origin, glossary)
     groups = grouped(found.rows, by.value)
     table = groups_table("", by.value, groups)
     title = f"{found.names[0]} -> {found.names[1]}, medians per {by.value}"
-    return Emission(group_columns(by.value), groups, facts, lambda: Report(title, (table,)), origin)
+    build = lambda: Report(title, (table,))  # noqa: E731
+    return Emission(group_columns(by.value), groups, facts, build, origin, glossary)
 
 
 def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:
@@ -105,6 +110,8 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.cli.progress import Talk
     from weightscope.comparing import compare_many, wide_columns
     from weightscope.errors import OptionError
+    from weightscope.evaluate import all_columns
+    from weightscope.glossary import COMPARED
     from weightscope.present_comparison import wide_report
     from weightscope.present_provenance import provenance_of_all
 
@@ -118,5 +125,6 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     facts = {"runs": list(found.provenance)}
     origin = provenance_of_all(found.provenance)
     build = lambda: wide_report(found, output.sort, output.top)  # noqa: E731
-    emit(Emission(found.columns, found.rows, facts, build, origin), output)
+    glossary = (*COMPARED, *all_columns())
+    emit(Emission(found.columns, found.rows, facts, build, origin, glossary), output)
     apply_gates(gates, found.rows)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from weightscope.cli.explained import say
 from weightscope.cli.options import Format
+from weightscope.columns import Column
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
-from weightscope.outputs import STDOUT, check_target, write_output
+from weightscope.gallery import pictures
+from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
+from weightscope.pictures import Picture
 from weightscope.present import run_report
 from weightscope.present_provenance import provenance_lines
+from weightscope.present_sheets import workbook
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
-from weightscope.sinks import csv, json, markdown, weightwatcher
+from weightscope.sinks import csv, excel, folder, json, markdown, weightwatcher
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,13 @@ class Output:
         format: For standard output; None chooses by where it goes.
         csv: CSV file, ``-`` for standard output.
         json: JSON file, ``-`` for standard output.
+        excel: Excel workbook, ``-`` for standard output.
         sort: Column that orders the table.
         top: Most rows of the table.
         bom: Begin CSV with a byte-order mark.
         force: Replace existing files.
+        png: Folder of PNG files.
+        svg: Folder of SVG files.
     """
 
     format: Format | None = None
@@ -40,6 +48,9 @@ class Output:
     top: int | None = None
     bom: bool = False
     force: bool = False
+    excel: str | None = None
+    png: str | None = None
+    svg: str | None = None
 
     def check(self, columns: Collection[str]) -> None:
         """Refuse, before any work, what could not be written after it.
@@ -48,8 +59,7 @@ class Output:
             OutputError: A file exists or cannot be created.
             OptionError: Options that contradict each other, or no such column.
         """
-        if self.csv == self.json and self.csv is not None:
-            raise OptionError(f"--csv and --json cannot both write {self.csv}")
+        self._check_apart()
         if self.sort is not None and self.sort.removeprefix("-") not in columns:
             column = self.sort.removeprefix("-")
             close = [name for name in columns if column in name][:3]
@@ -57,11 +67,30 @@ class Output:
                 f"did you mean {', '.join(close)}?" if close else "weightscope explain lists them"
             )
             raise OptionError(f"--sort {column!r}: no such column; {hint}")
-        for target in (self.csv, self.json):
+        for target in (self.csv, self.json, self.excel):
             if target is not None:
                 check_target(target, self.force)
         if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
+        if self.excel is not None:
+            excel.check_installed()
+        for target in self.folders.values():
+            check_folder(target, self.force)
+            folder.check_installed()
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Folders of pictures by the format of their files."""
+        wanted = {"png": self.png, "svg": self.svg}
+        return {format: target for format, target in wanted.items() if target is not None}
+
+    def _check_apart(self) -> None:
+        """Two outputs, two places."""
+        targets = {"--csv": self.csv, "--json": self.json, "--excel": self.excel}
+        targets |= {"--png": self.png, "--svg": self.svg}
+        for (one, place), (other, same) in combinations(targets.items(), 2):
+            if place is not None and place == same:
+                raise OptionError(f"{one} and {other} cannot both write {place}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +103,8 @@ class Emission:
         facts: Provenance and summary, for JSON and beside a CSV file.
         report: Builds what people read.
         origin: What produced it, in lines.
+        glossary: Columns that the names stand for, for Excel.
+        pictures: Draws nothing yet: every picture as data.
     """
 
     columns: Sequence[str]
@@ -81,6 +112,8 @@ class Emission:
     facts: Mapping[str, Any]
     report: Callable[[], Report]
     origin: Sequence[str]
+    glossary: Sequence[Column] = ()
+    pictures: Callable[[], Iterable[Picture]] = tuple
 
 
 def emit(emission: Emission, output: Output) -> None:
@@ -92,7 +125,13 @@ def emit(emission: Emission, output: Output) -> None:
             write_output(output.csv + ".run.json", json.dumps(emission.facts))
     if output.json is not None:
         write_output(output.json, _json(emission))
-    if STDOUT not in {output.csv, output.json}:
+    if output.excel is not None:
+        sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
+        write_binary(output.excel, excel.render(sheets))
+    for format, target in output.folders.items():
+        facts = {key: value for key, value in emission.facts.items() if key != "details"}
+        folder.write(emission.pictures(), target, format, facts, output.force)
+    if STDOUT not in {output.csv, output.json, output.excel}:
         _emit_to_stdout(emission, output)
 
 
@@ -122,11 +161,13 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
     """A run, with our columns or WeightWatcher's."""
     columns: Sequence[str] = [column.name for column in all_columns()]
     rows: Sequence[Row] = run.rows
+    glossary: Sequence[Column] = all_columns()
     if ww_names:
         columns, rows = (
             weightwatcher.NAMES,
             weightwatcher.rows(run.rows, run.provenance["settings"].get("compat")),
         )
+        glossary = weightwatcher.glossary()
     facts = {"provenance": run.provenance, "summary": run.summary, "details": run.details}
     return Emission(
         columns,
@@ -134,4 +175,6 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         facts,
         lambda: run_report(run, output.sort, output.top),
         provenance_lines(run.provenance),
+        glossary,
+        lambda: pictures(run),
     )

@@ -8,7 +8,7 @@ from weightscope.cli.explained import say
 from weightscope.errors import GateError
 from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
-from weightscope.present import short
+from weightscope.text import short
 
 SHOWN = 20
 

@@ -57,6 +57,30 @@ JsonOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+ExcelOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--excel",
+        metavar="FILE",
+        help="Write an Excel workbook to FILE: the table, what its columns mean, and what produced "
+        "it (needs weightscope\\[excel]).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+PngOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--png",
+        metavar="DIR",
+        help="Draw the charts, and the spectrum of every matrix, as PNG files into DIR (needs "
+        "weightscope\\[plots]).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+SvgOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--svg", metavar="DIR", help="The same as SVG files.", rich_help_panel=_OUTPUT),
+]
 SortOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

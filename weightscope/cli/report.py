@@ -11,6 +11,9 @@ def report(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -36,7 +39,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)

@@ -16,6 +16,7 @@ def track(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    excel: o.ExcelOption = None,
     top: o.TopOption = None,
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
@@ -41,11 +42,13 @@ def track(
         from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
         from weightscope.comparing import Comparing
+        from weightscope.evaluate import all_columns
+        from weightscope.glossary import TRACKED
         from weightscope.present_provenance import provenance_of_all
         from weightscope.present_trajectory import trajectory_report
         from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, top, bom, force)
+        output = Output(format, csv, json, None, top, bom, force, excel)
         output.check(())
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
@@ -61,5 +64,6 @@ def track(
             {"runs": [run.provenance for run in found.runs], "summary": summary},
             lambda: trajectory_report(found, summary, shown, top),
             provenance_of_all([run.provenance for run in found.runs]),
+            (*TRACKED, *all_columns()),
         )
         emit(emission, output)

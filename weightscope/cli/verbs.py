@@ -19,6 +19,7 @@ VERBS: dict[str, dict[str, str]] = {
         "only.",
         "analyze": "Analyse every weight matrix of a checkpoint.",
         "report": "Print a saved run again, in any format. Needs neither the weights nor torch.",
+        "plot": "Draw one picture of a saved run. Needs neither the weights nor torch.",
     },
     "Compare": {
         "compare": "Compare two runs or checkpoints, or several with the first.",

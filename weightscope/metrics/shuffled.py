@@ -10,6 +10,7 @@ import numpy as np
 from weightscope import marchenko_pastur
 from weightscope.columns import Column
 from weightscope.distances import log_wasserstein
+from weightscope.esd import ranks
 from weightscope.measurement import EntryStatistics, Measurement, Shuffled
 from weightscope.metrics.rank import entropy_of, numerical_rank
 from weightscope.outcome import Details, Failure, Value, Values
@@ -115,7 +116,18 @@ def compare(
         float(np.mean([2 * log_wasserstein(*pair) for pair in pairs])) if pairs else None,
         float(np.mean([log_divergence(*pair) for pair in pairs])) if pairs else None,
         float(np.mean([np.count_nonzero(values > cut) for values in shuffled])),
+        *_to_be_drawn(shuffled),
     )
+
+
+def _to_be_drawn(shuffled: Sequence[FloatArray]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Ranks that stand for the spectrum, and the geometric mean of the replicas at them."""
+    shortest = min(map(len, shuffled))
+    if not shortest:
+        return (), ()
+    chosen = ranks(shortest)
+    means = np.exp(np.mean([np.log(values[chosen - 1]) for values in shuffled], axis=0))
+    return tuple(map(int, chosen)), tuple(float(f"{mean:.6g}") for mean in means)
 
 
 def _kept(spectrum: Spectrum, sv_floor: float) -> FloatArray:
@@ -157,7 +169,12 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
         "shuffled_jsd": shuffled.jsd,
         "traps": int(shuffled.traps) if shuffled.traps.is_integer() else shuffled.traps,
         "trap_cause": trap_cause(spectrum, stats) if shuffled.traps else None,
-        "shuffled": {"replicas": shuffled.replicas, "level": LEVEL},
+        "shuffled": {
+            "replicas": shuffled.replicas,
+            "level": LEVEL,
+            "ranks": list(shuffled.ranks),
+            "singular_values": list(shuffled.singular_values),
+        },
     }
     if shuffled.w1 is None:
         values["shuffled_w1"] = Failure("no singular value is above the floor on both sides")

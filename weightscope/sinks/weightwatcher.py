@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import log10
 
+from weightscope.columns import Column
 from weightscope.compat import conventions
 from weightscope.evaluate import Row
 from weightscope.outcome import Value
@@ -122,6 +123,13 @@ COLUMNS: dict[str, tuple[str, Converter]] = {
 """WeightWatcher's name to (ours, conversion), in WeightWatcher's order after layer_id and name."""
 
 NAMES = ("layer_id", "name", *COLUMNS)
+
+
+def glossary() -> tuple[Column, ...]:
+    """What WeightWatcher's names stand for; of what type they are, their cells tell."""
+    return tuple(
+        Column(name, "number", f"weightscope: {ours}") for name, (ours, _) in COLUMNS.items()
+    )
 
 
 def rows(run_rows: Iterable[Row], compat: str | None = None) -> list[Row]:

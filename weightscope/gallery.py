@@ -1,0 +1,151 @@
+"""A run becomes pictures: the charts of its columns, and the spectrum of every matrix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from weightscope.charting import (
+    column_named,
+    distribution,
+    figure,
+    heat_map,
+    numeric_columns,
+    over_depth,
+)
+from weightscope.columns import Column
+from weightscope.errors import OptionError
+from weightscope.esd import esd_of
+from weightscope.evaluate import Row, all_columns
+from weightscope.ks_curve import ks_curve_of
+from weightscope.outcome import Failure
+from weightscope.pictures import Picture
+from weightscope.run import Run
+from weightscope.settings import parse_floor
+from weightscope.spectrum import Spectrum
+from weightscope.text import short
+
+CHARTED = (
+    "alpha", "alpha_ks", "alpha_farms", "erg_gap", "condition_number", "welore_rank_ratio",
+    "effective_rank", "stable_rank", "mp_softrank", "spectral_norm", "noise_w1", "shuffled_w1",
+    "traps", "quant_error_8", "quant_error_4", "quant_error_3",
+)  # fmt: skip
+"""Columns whose charts are written to a folder; of the others one asks for by name."""
+KINDS = ("heatmap", "distribution", "depth")
+
+
+def pictures(run: Run) -> Iterator[Picture]:
+    """Every picture of a run, in a fixed order: the columns, then the spectra.
+
+    Columns without a number and matrices without a spectrum to draw are left out.
+    """
+    filled = {column.name for column in numeric_columns(all_columns(), run.rows)}
+    for name in CHARTED:
+        if name in filled:
+            for kind in KINDS:
+                yield column_picture(run, name, kind)
+    spectra = run.spectra()
+    for row in run.rows:
+        if (spectrum := spectra.get(str(row["name"]))) is not None:
+            found = _esd_picture(run, row, spectrum)
+            if isinstance(found, Picture):
+                yield found
+
+
+def column_picture(run: Run, name: str, kind: str) -> Picture:
+    """One chart of one column.
+
+    Args:
+        run: What to draw.
+        name: A numeric column.
+        kind: One of ``KINDS``.
+
+    Raises:
+        OptionError: There is no such column, it holds words, or it is empty.
+    """
+    column = _numeric(run.rows, name)
+    caption = f"{run.name}: {column.meaning}"
+    if kind == "heatmap":
+        return Picture(kind, name, caption, heat_map(run.rows, column))
+    if kind == "distribution":
+        return Picture(kind, name, caption, distribution(run.rows, column))
+    return Picture(kind, name, caption, over_depth({run.name: run.rows}, column))
+
+
+def _numeric(rows: Sequence[Row], name: str) -> Column:
+    known = {column.name: column for column in all_columns() if column.kind != "text"}
+    if name not in known:
+        raise OptionError(f"{name!r} is no numeric column{_near(name, list(known))}")
+    if all(figure(row, name) is None for row in rows):
+        raise OptionError(f"{name}: is empty in this run, so there is nothing to draw")
+    return column_named(name)
+
+
+def matrix_picture(run: Run, row: Row, kind: str) -> Picture | Failure:
+    """The spectrum of one matrix (``esd``), or the search for its tail (``ks``).
+
+    Returns:
+        The picture, or why there is none.
+    """
+    name = str(row["name"])
+    spectrum = run.spectra().get(name)
+    if spectrum is None or not spectrum.largest:
+        return Failure("it has no spectrum", str(row["reason"] or ""))
+    if kind == "esd":
+        return _esd_picture(run, row, spectrum)
+    floor = parse_floor(str(run.provenance["settings"]["eval_floor"]))
+    curve = ks_curve_of(spectrum, row, floor)
+    return curve if isinstance(curve, Failure) else Picture(kind, name, _facts(row), curve)
+
+
+def _esd_picture(run: Run, row: Row, spectrum: Spectrum) -> Picture | Failure:
+    name = str(row["name"])
+    details: Mapping[str, Any] = run.details.get(name, {})
+    density = esd_of(spectrum, row, details.get("shuffled"))
+    if density is None:
+        return Failure("its singular values are all equal, or all but one are zero")
+    gap = "" if row["erg_gap"] is None else f" · ERG gap {short(row['erg_gap'])}"
+    return Picture("esd", name, _facts(row) + gap, density)
+
+
+def row_named(run: Run, name: str) -> Row:
+    """The row of a matrix, by its name, its name without ``.weight``, or an end that only it has.
+
+    Raises:
+        OptionError: There is none, or several.
+    """
+    rows = {str(row["name"]): row for row in run.rows}
+    for wanted in (name, f"{name}.weight"):
+        if wanted in rows:
+            return rows[wanted]
+    ends = [found for found in rows if found.removesuffix(".weight").endswith(name)]
+    found = ends or [found for found in rows if name in found]
+    if len(found) == 1:
+        return rows[found[0]]
+    if found:
+        raise OptionError(f"{name!r} fits {len(found)} matrices: {', '.join(found[:3])}, ...")
+    raise OptionError(f"{name!r} is no matrix of this run{_near(name, list(rows))}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def _shape(row: Row) -> str:
+    slices = f" × {row['slices']}" if row["slices"] != 1 else ""
+    return f"{row['rows']} × {row['cols']}{slices} {row['dtype']}"
+
+
+def _facts(row: Row) -> str:
+    """What a reader of a spectrum asks first."""
+    parts = [_shape(row)]
+    if row["alpha"] is not None:
+        parts.append(f"alpha {short(row['alpha'])} ± {short(row['alpha_stderr'], 2)}")
+        parts.append(f"KS {short(row['alpha_ks'], 2)}, {row['alpha_n_tail']} in the tail")
+    if row["reading"] is not None:
+        parts.append(str(row["reading"]))
+    elif row["status"] != "ok":
+        parts.append(str(row["status"]))
+    return " · ".join(parts)

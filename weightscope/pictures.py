@@ -1,0 +1,28 @@
+"""A chart with what goes around it: what it is about, and what a reader has to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weightscope.charts import Distribution, HeatMap, Panels
+from weightscope.esd import Esd
+from weightscope.ks_curve import KsCurve
+
+Chart = HeatMap | Distribution | Panels | Esd | KsCurve
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One chart, ready to be drawn on paper, a screen or a terminal.
+
+    Attributes:
+        kind: ``heatmap``, ``distribution``, ``depth``, ``steps``, ``esd`` or ``ks``.
+        subject: Name of the matrix, or of the column.
+        caption: A line of facts.
+        chart: What is drawn.
+    """
+
+    kind: str
+    subject: str
+    caption: str
+    chart: Chart

@@ -1,0 +1,225 @@
+"""A column over block, module, depth or steps, by matplotlib."""
+
+from __future__ import annotations
+
+from itertools import chain
+from math import log10
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from weightscope.charts import Distribution, HeatMap, Line, Panel, Panels, Scale
+from weightscope.sinks.figure_page import (
+    BLUE,
+    GREEN,
+    GREY,
+    HEADING,
+    PURPLE,
+    VERMILION,
+    padded,
+    page,
+    value_axis,
+)
+from weightscope.spectrum import FloatArray
+from weightscope.text import printable, short
+from weightscope.ticks import linear_ticks, log_ticks
+
+MOST_LABELLED = 26
+"""Blocks up to which every cell says its number."""
+_SERIES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
+_COLUMNS = 4
+_LETTER = 0.066
+"""Inches that a letter of a label takes."""
+
+
+def on_scale(value: float, scale: Scale) -> float:
+    """Where a value is drawn."""
+    return log10(value) if scale == "log" else value
+
+
+def _label(text: str, length: int = 34) -> str:
+    """A module's name, cut in front, where it tells least."""
+    shown = printable(text)
+    return shown if len(shown) <= length else "…" + shown[1 - length :]
+
+
+def heat_map(drawing: Figure, chart: HeatMap) -> None:
+    """Modules down, blocks across; what has no value is left grey."""
+    labels = [_label(label) for label in chart.grid.labels]
+    left = 0.25 + _LETTER * max(map(len, labels))
+    across, down = len(chart.grid.blocks), len(labels)
+    cell = min(0.46, max(0.12, 9.0 / across))
+    size = (left + max(1.6, cell * across) + 0.75, HEADING + max(0.9, 0.27 * down) + 0.5)
+    ((axes,),) = page(drawing, size, (left, 0.75, 0.5), {})
+    points = np.array(
+        [[np.nan if v is None else on_scale(v, chart.scale) for v in line] for line in chart.values]
+    )
+    norm = _norm(points, chart.scale)
+    colours = mpl.colormaps["PuOr" if chart.scale == "diverging" else "viridis"]
+    axes.set_facecolor("#ececec")
+    image = axes.pcolormesh(points, cmap=colours, norm=norm, edgecolors="white", linewidth=0.6)
+    image.set_gid("cells")
+    axes.invert_yaxis()
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks(np.arange(down) + 0.5, labels)
+    blocks = ["—" if block is None else str(block) for block in chart.grid.blocks]
+    step = -(-across // 40)
+    shown = [i for i in range(across) if i % step == 0 or chart.grid.blocks[i] is None]
+    axes.set_xticks([i + 0.5 for i in shown], [blocks[i] for i in shown])
+    axes.set_xlabel("block (— outside the blocks)" if "—" in blocks else "block")
+    if across <= MOST_LABELLED and cell >= 0.34:
+        _numbers(axes, chart, colours(norm(points)))
+    _colour_bar(drawing, size, image, chart)
+
+
+def _numbers(axes: Axes, chart: HeatMap, colours: FloatArray) -> None:
+    """The values in their cells, dark on light and light on dark."""
+    shades = colours @ np.array([0.299, 0.587, 0.114, 0])
+    for i, line in enumerate(chart.values):
+        for j, value in enumerate(line):
+            if value is not None:
+                ink = "black" if shades[i, j] > 0.5 else "white"
+                axes.text(
+                    j + 0.5, i + 0.5, short(value, 2), ha="center", va="center", fontsize=6.5,
+                    color=ink,
+                )  # fmt: skip
+
+
+def _norm(points: FloatArray, scale: Scale) -> Normalize:
+    values = points[np.isfinite(points)]
+    if not len(values):
+        return Normalize(0, 1)
+    low, high = float(values.min()), float(values.max())
+    if scale == "diverging":
+        high = max(-low, high)
+        low = -high
+    return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
+
+
+def _colour_bar(
+    drawing: Figure, size: tuple[float, float], image: mpl.cm.ScalarMappable, chart: HeatMap
+) -> None:
+    width, height = size
+    box = (1 - 0.62 / width, 0.5 / height, 0.13 / width, 1 - (HEADING + 0.5) / height)
+    axes = drawing.add_axes(box)
+    bar = drawing.colorbar(image, cax=axes)
+    bar.outline.set_visible(False)
+    ticks = (log_ticks if chart.scale == "log" else linear_ticks)(*image.get_clim(), 5)
+    bar.set_ticks([position for position, _ in ticks], labels=[label for _, label in ticks])
+    axes.tick_params(labelsize=7, length=2)
+
+
+def distribution(drawing: Figure, chart: Distribution) -> None:
+    """One line per module: every matrix a point, quartiles as a box, the median as a bar."""
+    labels = [f"{_label(group.label)} ({len(group.values)})" for group in chart.groups]
+    left = 0.3 + _LETTER * max(map(len, labels), default=1)
+    count = max(1, len(chart.groups))
+    size = (left + 4.2, HEADING + 0.26 * count + 0.62)
+    ((axes,),) = page(drawing, size, (left, 0.2, 0.52), {})
+    axes.grid(axis="y", visible=False)
+    ends: list[float] = []
+    for row, group in enumerate(chart.groups):
+        points = [on_scale(value, chart.scale) for value in group.values]
+        _, lower, middle, upper, _ = (on_scale(q, chart.scale) for q in group.quartiles)
+        if len(points) > 1:
+            axes.barh(row, upper - lower, 0.62, lower, color="#cfe3f0", zorder=1)
+            axes.plot([middle, middle], [row - 0.36, row + 0.36], color=VERMILION, zorder=3)
+        # spread by rank, so that the same figures give the same picture
+        spread = [row + 0.22 * ((k * 0.618034 + 0.5) % 1 - 0.5) * 2 for k in range(len(points))]
+        axes.plot(
+            points, spread, "o", color=BLUE, markersize=3, alpha=0.75, markeredgewidth=0, zorder=2,
+            gid=f"group-{row}",
+        )  # fmt: skip
+        ends += points
+    value_axis(axes, "x", chart.scale, padded(min(ends, default=0), max(ends, default=1)))
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(chart.column.name)
+
+
+def panels(drawing: Figure, chart: Panels) -> None:
+    """Small multiples on common axes, a panel per module."""
+    count = max(1, len(chart.panels))
+    cols = min(_COLUMNS, count)
+    rows = -(-count // cols)
+    named = _common_labels(chart)
+    legend = 0.3 if named else 0.0
+    size = (0.65 + cols * 1.85, HEADING + rows * 1.5 + 0.45 + legend)
+    grid = {"nrows": rows, "ncols": cols, "wspace": 0.16, "hspace": 0.34}
+    axes = page(drawing, size, (0.62, 0.12, 0.5 + legend), {**grid, "sharex": True, "sharey": True})
+    places = list(chain.from_iterable(axes))
+    limits, span = _limits(chart)
+    for place, panel in zip(places, chart.panels, strict=False):
+        _panel(place, panel, chart)
+        value_axis(place, "y", chart.scale, limits)
+        value_axis(place, "x", "linear", span)
+        place.set_title(_label(panel.label, 28), fontsize=8, loc="left", pad=3)
+    for place in places[count:]:
+        place.set_visible(False)
+    for k, place in enumerate(places[:count]):
+        place.tick_params(labelleft=k % cols == 0, labelbottom=k + cols >= count)
+        if k + cols >= count:
+            place.set_xlabel(chart.axis)
+        if k % cols == 0:
+            place.set_ylabel(chart.column.name, fontsize=8)
+    if named:
+        handles, labels = places[0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc="lower center", ncols=4)
+
+
+def _panel(axes: Axes, panel: Panel, chart: Panels) -> None:
+    if panel.noise is not None:
+        low, high = (_drawn(ends, chart.scale) for ends in (panel.noise.low, panel.noise.high))
+        if np.array_equal(low, high, equal_nan=True):
+            axes.plot(panel.noise.x, low, color=GREY, linestyle=":", linewidth=1, label="noise")
+        else:
+            axes.fill_between(
+                panel.noise.x, low, high, color="#d9d9d9", linewidth=0, label="noise, 95 %"
+            )
+    for value, meaning in chart.marks:
+        if chart.scale != "log" or value > 0:
+            axes.axhline(
+                on_scale(value, chart.scale), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)),
+                label=f"{short(value)}: {meaning}",
+            )  # fmt: skip
+    many = len(panel.lines) > len(_SERIES)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(2, len(panel.lines))))
+    for k, line in enumerate(panel.lines):
+        colour, dashes, marker = (colours[k], "-", "o") if many else _SERIES[k]
+        axes.plot(
+            line.x, _drawn(line.y, chart.scale), color=colour, linestyle=dashes, marker=marker,
+            markersize=0 if many else 2.6, linewidth=0.9 if many else 1.2,
+            label=printable(line.label), gid=f"line-{k}",
+        )  # fmt: skip
+
+
+def _drawn(values: tuple[float | None, ...], scale: Scale) -> FloatArray:
+    return np.array([np.nan if value is None else on_scale(value, scale) for value in values])
+
+
+def _common_labels(chart: Panels) -> bool:
+    """Whether one legend speaks for all panels."""
+    sets = {tuple(line.label for line in panel.lines) for panel in chart.panels}
+    return len(sets) == 1 and len(next(iter(sets))) <= len(_SERIES)
+
+
+def _limits(chart: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Common limits of values and of blocks or steps; noise beyond them is cut."""
+    lines: list[Line] = [line for panel in chart.panels for line in panel.lines]
+    values = [on_scale(y, chart.scale) for line in lines for y in line.y if y is not None]
+    values += [on_scale(v, chart.scale) for v, _ in chart.marks if chart.scale != "log" or v > 0]
+    noise = [p.noise for p in chart.panels if p.noise is not None]
+    ends = [on_scale(y, chart.scale) for n in noise for y in (*n.low, *n.high) if y is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = high - low or 1.0
+    low = min([low, *(max(end, low - room) for end in ends)])
+    high = max([high, *(min(end, high + room) for end in ends)])
+    places = [x for line in lines for x in line.x]
+    return padded(low, high, 0.06), padded(min(places, default=0), max(places, default=1), 0.05)
