@@ -31,6 +31,10 @@ class RunFolderError(WeightscopeError):
     """A run folder cannot be written, read or continued."""
 
 
+class PlanError(WeightscopeError):
+    """A plan cannot be made of a run, read, or applied."""
+
+
 class OutputError(WeightscopeError):
     """An output file exists already or cannot be written."""
 

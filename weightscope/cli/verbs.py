@@ -25,6 +25,11 @@ VERBS: dict[str, dict[str, str]] = {
         "compare": "Compare two runs or checkpoints, or several with the first.",
         "track": "Follow every matrix over the checkpoints of a training, ordered by step.",
     },
+    "Act": {
+        "plan": "Turn a saved run into a file that another tool consumes. Needs neither weights "
+        "nor torch.",
+        "compress": "Write a checkpoint in which the matrices of a plan are two factors each.",
+    },
     "Trust": {
         "explain": "Explain a metric: formula, range, how to read it, when not to believe it, "
         "source.",
