@@ -36,14 +36,6 @@ VALUES = {
     "encoded",
     "esd",
     "gates",
-    "difference", "distances",
-    "report", "charts", "esd",
-    "sheets", "glossary", "ks_curve", "ticks", "pictures",
-    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
-    "placement",
-}  # fmt: skip
-DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
-DRAWERS |= {"encodings"}
     "glossary",
     "ks_curve",
     "marchenko_pastur",
@@ -52,6 +44,7 @@ DRAWERS |= {"encodings"}
     "noise",
     "page",
     "pictures",
+    "placement",
     "power_law",
     "proposal",
     "rank_plan",
@@ -86,6 +79,7 @@ ACTS = {
     "adapters",
     "addresses",
     "alignment",
+    "assignment",
     "bases",
     "changes",
     "charting",
@@ -136,15 +130,6 @@ SENTENCES = {
     "tracing",
     "trajectory",
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
-ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "observer", "assignment"}
-ACTS |= {"quantised", "charting"}
-SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
-SENTENCES |= {"present_sheets", "gallery"}
-SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
