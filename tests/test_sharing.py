@@ -77,6 +77,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(measure, "reading", counting)
     monkeypatch.setattr("weightscope.changes.reading", counting)
+    monkeypatch.setattr("weightscope.assignment.reading", counting)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from weightscope.encoded import Encoded
@@ -29,12 +29,15 @@ class Access:
         revision: Branch, tag or commit of a hub model; empty for its default branch.
         token: Token for the hub; None for the usual environment and login.
         mmap: Map local files into memory instead of reading them.
+        elsewhere: Other machines will read the weights of a hub model too, and their caches may
+            hold less than the one here.
     """
 
     fetch: Literal["auto"] | Fetch = "auto"
     revision: str = ""
     token: str | None = field(default=None, repr=False)
     mmap: bool = False
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense; a token is never repeated in the sentence.
@@ -115,6 +118,8 @@ class Checkpoint:
             shape and dtype that decoding yields.
         undecoded: Why quantised tensors cannot be decoded, by their names.
         held: What has to stay as long as this does: the folder that its files were fetched into.
+        place: Absolute path of a local checkpoint, by which another process opens it again; empty
+            for others.
     """
 
     name: str
@@ -132,3 +137,12 @@ class Checkpoint:
     encoded: Mapping[str, Encoded] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
     held: object = field(default=None, repr=False, compare=False)
+    place: str = field(default="", compare=False)
+
+    def moved(self, move: Callable[[TensorRef], TensorRef]) -> Checkpoint:
+        """The same with tensors that are elsewhere, or that name their files differently."""
+        encoded = {
+            name: replace(packed, parts=tuple((role, move(ref)) for role, ref in packed.parts))
+            for name, packed in self.encoded.items()
+        }
+        return replace(self, tensors=tuple(map(move, self.tensors)), encoded=encoded)

@@ -69,6 +69,8 @@ class Wide:
         provenance: Of their runs.
         columns: Column names.
         rows: One row per matrix of any of them.
+        runs: The runs, for whoever draws their spectra.
+        maps: Prefixes that count as equal.
     """
 
     names: tuple[str, ...]
@@ -76,6 +78,8 @@ class Wide:
     provenance: tuple[Mapping[str, Any], ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    maps: tuple[PrefixMap, ...] = ()
 
 
 def open_sides(models: Sequence[str], how: Comparing, observer: Observer) -> Iterator[Model]:
@@ -87,7 +91,7 @@ def open_sides(models: Sequence[str], how: Comparing, observer: Observer) -> Ite
     """
     runs = [is_run(Path(model)) for model in models]
     if all(runs) and not how.access.revision:
-        yield from (Model(load_run(Path(model)), None) for model in models)
+        yield from (_saved(model, observer) for model in models)
         return
     # saved runs are compared without what reads checkpoints
     from weightscope.analysis import Saving, analyze
@@ -95,11 +99,18 @@ def open_sides(models: Sequence[str], how: Comparing, observer: Observer) -> Ite
 
     for model, saved, access in zip(models, runs, accesses(models, how.access), strict=True):
         if saved:
-            yield Model(load_run(Path(model)), None)
+            yield _saved(model, observer)
         else:
             checkpoint = open_model(model, access)
             run = analyze(checkpoint, how.settings, Saving(how.save), observer)
             yield Model(run, checkpoint)
+
+
+def _saved(model: str, observer: Observer) -> Model:
+    run = load_run(Path(model))
+    if run.share:
+        observer.note(f"{model}: is {run.share.label} of {run.name}, not all of it")
+    return Model(run, None)
 
 
 def compare_models(
@@ -160,11 +171,13 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
     letters = _letters(len(runs))
     rows = _wide_rows(runs, letters, metrics, how.maps)
     return Wide(
-        tuple(run.name for run in runs),
+        tuple(run.label for run in runs),
         tuple(letters),
         tuple(run.provenance for run in runs),
         tuple(wide_columns(len(runs))),
         tuple(rows),
+        tuple(runs),
+        how.maps,
     )
 
 

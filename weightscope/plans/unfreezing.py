@@ -9,7 +9,6 @@ from itertools import groupby
 
 from weightscope.addresses import Weight, weights_of
 from weightscope.choosing import Choice, Chosen, choose
-from weightscope.layouts.roles import VOCABULAR
 from weightscope.outcome import Value
 from weightscope.proposal import Proposal
 from weightscope.reasons import (
@@ -17,6 +16,7 @@ from weightscope.reasons import (
     criterion_sentence,
     noise_sentence,
     records_of,
+    single_experts,
     unresolved,
 )
 from weightscope.run import Run
@@ -58,13 +58,13 @@ def propose(run: Run, options: Options, key: str, pattern: Pattern) -> Proposal:
     fate = "trained beside the choice" if how.include_embeddings else "--include-embeddings"
 
     def misfit(weight: Weight) -> str:
-        if weight.role in VOCABULAR:
+        if weight.is_vocabular:
             return f"embeddings and heads ({fate})"
         return "" if _PLAIN.fullmatch(weight.name) else "names that no plain pattern can carry"
 
     chosen = choose(run, replace(how, include_embeddings=True), lambda w: w.params, misfit)
     weights = weights_of(run, how.prefix)
-    beside = [w for w in weights if w.role in VOCABULAR and how.include_embeddings]
+    beside = [w for w in weights if w.is_vocabular and how.include_embeddings]
     beside = [w for w in beside if _PLAIN.fullmatch(w.name)]
     lines = _lines(chosen, pattern)
     if beside:
@@ -79,7 +79,7 @@ def propose(run: Run, options: Options, key: str, pattern: Pattern) -> Proposal:
         f"parameters in matrices are trained ({share / total:.1%}).",
         noise_sentence(chosen),
         _deviations(how, chosen),
-        (*chosen.remarks, *unresolved(chosen)),
+        (*chosen.remarks, *unresolved(chosen), *single_experts(chosen)),
         comment="#",
         facts={"trained_parameters": share, "all_parameters": total},
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from weightscope.checkpoint import Checkpoint, hub_uri
+from weightscope.checkpoint import Access, Checkpoint, hub_uri
 from weightscope.errors import CheckpointError
 from weightscope.formats.safetensors import parse_header, read_header
 from weightscope.sources.background import in_order
@@ -41,14 +41,18 @@ class Headers:
     ignored: bool
 
 
-def read_headers(snapshot: Snapshot, models: Sequence[Model], token: str | None) -> Headers:
+def read_headers(snapshot: Snapshot, models: Sequence[Model], access: Access) -> Headers:
     """Index models from the headers of their files; no weight is read.
+
+    Where other machines read the weights, every file is named as remote, whatever is cached here.
 
     Raises:
         CheckpointError: One of them cannot be had, or is no header.
     """
-    ranges = Ranges(snapshot.address.repository, snapshot.commit, token)
-    all_here = all(snapshot.holds(path) for model in models for path in model.paths)
+    ranges = Ranges(snapshot.address.repository, snapshot.commit, access.token)
+    all_here = not access.elsewhere and all(
+        snapshot.holds(path) for model in models for path in model.paths
+    )
     files = [(model.format, path) for model in models for path in model.paths]
 
     def read(file: tuple[Format, str]) -> Shard | Checkpoint:
@@ -113,11 +117,7 @@ def _moved(found: Shard | Checkpoint, uri: str) -> Shard | Checkpoint:
     if isinstance(found, Shard):
         tensors = tuple(map(moved, found.header.tensors))
         return replace(found, header=replace(found.header, tensors=tensors))
-    encoded = {
-        name: replace(packed, parts=tuple((role, moved(ref)) for role, ref in packed.parts))
-        for name, packed in found.encoded.items()
-    }
-    return replace(found, tensors=tuple(map(moved, found.tensors)), encoded=encoded)
+    return found.moved(moved)
 
 
 @contextmanager

@@ -90,8 +90,9 @@ def _from_headers(
     snapshot: Snapshot, models: Sequence[Model], access: Access
 ) -> tuple[list[Checkpoint], Remote | None, str]:
     """The models from the headers of their files, where these are, and a remark on that."""
-    headers = read_headers(snapshot, models, access.token)
-    missing = sum(size for path, size in headers.sizes.items() if not snapshot.holds(path))
+    headers = read_headers(snapshot, models, access)
+    held = () if access.elsewhere else tuple(filter(snapshot.holds, headers.sizes))
+    missing = sum(size for path, size in headers.sizes.items() if path not in held)
     if not missing:
         return headers.parts, None, "from the hub's local cache"
     fetch, way = _way(access.fetch, missing, _free(snapshot.folder), headers.ignored)

@@ -37,10 +37,15 @@ def from_files(
         free: Bytes of disk that the cache may still take.
 
     Raises:
-        OptionError: They are to be streamed.
+        OptionError: They are to be streamed, or read by other machines.
         CheckpointError: They cannot be had or read.
     """
     paths = [path for model in models for path in model.paths]
+    if access.elsewhere:
+        raise OptionError(
+            f"{snapshot.address.repository}: is read from whole files on this machine, which "
+            "others do not see; download it into a folder that all of them have, and name that"
+        )
     missing = sum(snapshot.sizes[path] for path in paths if not snapshot.holds(path))
     if not missing:
         return _read(snapshot, models, lambda path: snapshot.folder / path), _CACHED
