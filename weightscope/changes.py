@@ -61,7 +61,8 @@ def measure_changes(
         reading(a, [pair.a for pair in wanted]) as read_a,
         reading(b, [pair.b for pair in wanted]) as read_b,
     ):
-        fetch_a, fetch_b = (Fetcher(read, keep=workers + 1) for read in (read_a, read_b))
+        fetch_a = Fetcher(read_a, expected=[pair.a for pair in wanted])
+        fetch_b = Fetcher(read_b, expected=[pair.b for pair in wanted])
         work = _Compare(fetch_a, fetch_b, settings.device)
         results = local.in_order(wanted, work, workers, 1)
         for pair, change in zip(wanted, results, strict=True):

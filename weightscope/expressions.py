@@ -7,8 +7,8 @@ the others are formed here, in float64, one matrix at a time.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -86,13 +86,20 @@ class Fetcher:
     Args:
         read: Reads tensors.
         read_base: Reads tensors of the base model, where matrices have one.
-        keep: Calls after which what was read is forgotten, unless it was wanted again.
+        expected: All that will be read, where threads may do so out of order: what siblings share
+            is kept until the last of them came. Otherwise it is kept until something else is read.
     """
 
-    def __init__(self, read: Reader, read_base: Reader | None = None, keep: int = 1) -> None:
-        self._read, self._keep = read, keep
-        self._base = None if read_base is None else Fetcher(read_base, keep=keep)
-        self._last: OrderedDict[tuple[Call, ...], Once] = OrderedDict()
+    def __init__(
+        self, read: Reader, read_base: Reader | None = None, expected: Iterable[Matrix] = ()
+    ) -> None:
+        expected = tuple(expected)
+        theirs = [base for base in map(base_of, expected) if base]
+        self._read = read
+        self._base = None if read_base is None else Fetcher(read_base, expected=theirs)
+        self._left = Counter(tuple(calls(m)) for m in expected if _has_siblings(m))
+        self._counting = bool(expected)
+        self._kept: dict[tuple[Call, ...], Once] = {}
         self._lock = Lock()
 
     def __call__(self, matrix: Matrix) -> Fetched:
@@ -102,11 +109,7 @@ class Fetcher:
             CheckpointError: The bytes cannot be read.
         """
         wanted = tuple(calls(matrix))
-        with self._lock:
-            once = self._last.setdefault(wanted, Once())
-            self._last.move_to_end(wanted)
-            while len(self._last) > self._keep:
-                self._last.popitem(last=False)
+        once = self._shared(wanted)
         if not _has_siblings(matrix):
             once = Once()
         own = once.get("read", lambda: tuple(self._read(*call) for call in wanted))
@@ -115,6 +118,20 @@ class Fetcher:
             return Fetched(own, None, once)
         assert self._base is not None, "a matrix with a base needs a reader of the base"
         return Fetched(own, self._base(base), once)
+
+    def _shared(self, wanted: tuple[Call, ...]) -> Once:
+        """What those who want this share, and nobody else any more."""
+        with self._lock:
+            once = self._kept.get(wanted) or Once()
+            if not self._counting:
+                self._kept = {wanted: once}
+                return once
+            self._left[wanted] -= 1
+            if self._left[wanted] > 0:
+                self._kept[wanted] = once
+            else:
+                self._kept.pop(wanted, None)
+            return once
 
 
 def _has_siblings(matrix: Matrix) -> bool:

@@ -163,7 +163,7 @@ def study(
     workers = settings.threads if settings.device == "cpu" else 1
     fits = []
     with reading(checkpoint, matrices) as read:
-        fetch = Fetcher(read, keep=workers + 1)
+        fetch = Fetcher(read, expected=matrices)
 
         def work(matrix: Matrix) -> tuple[FarmsFit | Failure, ...]:
             return tuple(farms_fits(fetch, matrix, recipes, settings.device))
