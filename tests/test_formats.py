@@ -210,6 +210,15 @@ def test_pytorch_shards_without_an_index(tmp_path: Path) -> None:
     assert holds_all_of(open_model(write_shards(tmp_path, model, index=False)), model)
 
 
+def test_slices_for_several_processes_are_told_from_shards(tmp_path: Path) -> None:
+    """Makers publish every tensor in pieces over consolidated.00.pth, consolidated.01.pth, ..."""
+    for number in (0, 1):
+        saved({"layers.0.attention.wq.weight": gaussian(8, 16, seed=number)},
+              tmp_path / f"consolidated.0{number}.pth")  # fmt: skip
+    message = refused(tmp_path)
+    assert "slices of the tensors" in message and "consolidated.01.pth" in message
+
+
 def test_a_missing_pytorch_shard_is_named(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "toy", small_model())
     (folder / "pytorch_model-00002-of-00003.bin").unlink()

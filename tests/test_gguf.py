@@ -12,6 +12,7 @@ from checkpoints import gaussian
 
 from weightscope import analysis
 from weightscope.expressions import read_matrix
+from weightscope.integrations.architecture import modules_of
 from weightscope.layouts.roles import place_of, role_of
 from weightscope.measure import reading
 from weightscope.select import select_for
@@ -232,6 +233,13 @@ def test_the_floor_is_what_rounding_to_blocks_does(tmp_path: Path, kind: str) ->
     error = float(torch.linalg.matrix_norm((decoded - weights).double(), 2))
     floor = row["sv_floor"]
     assert isinstance(floor, float) and 0.8 * floor < error < 1.15 * floor
+
+
+def test_the_library_does_not_know_these_names_and_it_is_said(tmp_path: Path) -> None:
+    facts = {"block_count": 1, "embedding_length": 64, "attention.head_count": 4}
+    path = write(tmp_path / "a.gguf", "llama", facts, {"blk.0.attn_q.weight": gaussian(64, 64)})
+    modules, why = modules_of(open_model(path))
+    assert not modules and "other names" in why
 
 
 def test_a_constant_block_has_no_steps(tmp_path: Path) -> None:

@@ -243,6 +243,17 @@ def test_the_models_of_a_pipeline_are_one(
     assert not temporary_files(tmp_path)
 
 
+def test_a_pipeline_never_leads_out_of_its_folder(hub: FakeHub, tmp_path: Path) -> None:
+    names = ("..", ".", "a/../..", "a\\b", "/etc")
+    index = {"_class_name": "Evil", **{key: ["diffusers", "x"] for key in names}}
+    files = {f"{name}/evil.bin": saved({"w": gaussian(4, 4)}) for name in names}
+    hub.add("acme/evil", {"model_index.json": json.dumps(index).encode(), **files})
+    for way in ("shard", "cache"):
+        refused("acme/evil", Access(way))  # type: ignore[arg-type]
+    assert not [path for path in hub.fetched() if "evil.bin" in path]
+    assert not list(tmp_path.rglob("*evil*.bin"))
+
+
 def test_variants_on_the_hub_are_counted_once(hub: FakeHub, tmp_path: Path) -> None:
     content = write_file(tmp_path / "x", small_model()).read_bytes()
     names = ("model.safetensors", "model.fp16.safetensors", "consolidated.safetensors")

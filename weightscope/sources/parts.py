@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,7 +36,7 @@ def joined(
             if ref.name in home:
                 raise CheckpointError(
                     f"{ref.file}: tensor {shortened(ref.name)} is also in {home[ref.name]}; "
-                    "name one file, or the index that says which files belong together"
+                    + _what_to_do(ref.file)
                 )
             home[ref.name] = ref.file
         memory |= part.memory
@@ -53,6 +54,15 @@ def joined(
         metadata=metadata,
         encoded=encoded,
     )
+
+
+def _what_to_do(file: str) -> str:
+    if re.search(r"consolidated\.\d\d\.pth$", file):
+        return (
+            "these are slices of the tensors for several processes, as makers publish them; name "
+            "the model as the model library has it"
+        )
+    return "name one file, or the index that says which files belong together"
 
 
 def prefixed(component: str, part: Checkpoint) -> Checkpoint:

@@ -135,12 +135,17 @@ def _pipeline(
     chosen = {
         name: choose(f"{snapshot.address.repository}/{inside}{name}", names)
         for name in folders
-        if "/" not in name and (names := snapshot.names(f"{inside}{name}/"))
+        if _is_plain(name) and (names := snapshot.names(f"{inside}{name}/"))
     }
     fetch_json([f"{inside}{name}/" for name, choice in chosen.items() if choice])
     for name, choice in chosen.items():
         if choice is not None:
             yield _model(snapshot, f"{inside}{name}/", choice, name)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a component can only be a folder in the repository."""
+    return name == Path(name).name and name not in {"", ".", ".."} and not set(name) & {"\\", "\0"}
 
 
 def _model(snapshot: Snapshot, inside: str, choice: Choice, component: str = "") -> Model:
