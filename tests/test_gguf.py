@@ -169,6 +169,22 @@ def test_latent_attention_has_its_sizes_from_the_header(tmp_path: Path, newer: b
     assert all(torch.equal(found[f"blk.0.attn_{name}"], part) for name, part in expected.items())
 
 
+def test_state_spaces_of_mamba(tmp_path: Path) -> None:
+    facts = {"ssm.inner_size": 32, "ssm.state_size": 8, "ssm.time_step_rank": 4}
+    inner, steps = gaussian(64, 16, seed=1), gaussian(4 + 8 + 8, 32, seed=2)
+    tensors = {"blk.0.ssm_in.weight": inner, "blk.0.ssm_x.weight": steps}
+    found = parts_of(write(tmp_path / "a.gguf", "mamba", facts, tensors))
+    expected = {
+        "ssm_in.weight[x]": inner[:32],
+        "ssm_in.weight[z]": inner[32:],
+        "ssm_x.weight[dt]": steps[:4],
+        "ssm_x.weight[B]": steps[4:12],
+        "ssm_x.weight[C]": steps[12:],
+    }
+    assert len(found) == len(expected)
+    assert all(torch.equal(found[f"blk.0.{name}"], part) for name, part in expected.items())
+
+
 def test_state_spaces_of_mamba_2(tmp_path: Path) -> None:
     facts = {
         "ssm.inner_size": 32,
