@@ -23,8 +23,25 @@ class OptionError(WeightscopeError):
     exit_code = 2
 
 
+class ExecutorError(WeightscopeError):
+    """The place where the work is done fails: a device, a node, a cluster."""
+
+
 class RunFolderError(WeightscopeError):
     """A run folder cannot be written, read or continued."""
+
+
+class MissingPartsError(RunFolderError):
+    """Parts of a model are not there.
+
+    Args:
+        text: The sentence.
+        names: Matrices that are missing.
+    """
+
+    def __init__(self, text: str, names: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.names = names
 
 
 class PlanError(WeightscopeError):
