@@ -14,9 +14,10 @@ from weightscope.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from weightscope.proposal import Proposal
     from weightscope.run import Run
 
-__all__ = ["__version__", "analyze", "load_run"]
+__all__ = ["__version__", "analyze", "load_run", "propose"]
 
 
 def analyze(
@@ -30,7 +31,8 @@ def analyze(
         out: Folder to keep the run in; nothing is kept where None.
         resume: Continue an interrupted run in ``out``.
         **settings: Fields of ``weightscope.settings.Settings``: ``metrics``, ``device``, ..., and
-            of ``weightscope.checkpoint.Access``: ``fetch``, ``revision``, ``token``, ``mmap``.
+            of ``weightscope.checkpoint.Access``: ``fetch``, ``revision``, ``token``, ``mmap``; and
+            of ``weightscope.placement.Placement``: ``executor``, ``ray_address``, ...
 
     Returns:
         A run: ``.rows``, ``.summary``, ``.to_dataframe()``, ``.spectrum(name)``.
@@ -44,6 +46,7 @@ def analyze(
 
     from weightscope import analysis
     from weightscope.checkpoint import Access
+    from weightscope.placement import Placement
     from weightscope.settings import Settings, parse_floor
     from weightscope.share import share_from
     from weightscope.sources import open_model
@@ -55,8 +58,12 @@ def analyze(
     if isinstance(settings.get("shard"), str):
         settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
+    where = {f.name: settings.pop(f.name) for f in fields(Placement) if f.name in settings}
+    placement = Placement(**where)
+    reach.setdefault("elsewhere", placement.executor != "local")
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
+    checkpoint = open_model(model, Access(**reach))
+    return analysis.analyze(checkpoint, Settings(**settings), saving, placement=placement)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -70,3 +77,24 @@ def load_run(folder: str | Path) -> Run:
     from weightscope.storage import load_run as load
 
     return load(Path(folder))
+
+
+def propose(run: Run, target: str, /, **options: Any) -> Proposal:
+    """Turn a run into something that another tool consumes, as ``weightscope plan`` does.
+
+    Args:
+        run: A run, analysed or loaded.
+        target: ``peft``, ``axolotl``, ``trl``, ``sparsity``, ``lr`` or ``bits``.
+        **options: Fields of ``weightscope.plans.TARGET.Options``.
+
+    Returns:
+        The plan: ``.body``, ``.records``, and ``.sentences`` that explain it.
+
+    Raises:
+        weightscope.errors.OptionError: The run lacks what the plan needs, or an option makes no
+            sense.
+    """
+    from weightscope.planning import options_for
+    from weightscope.planning import propose as plan
+
+    return plan(run, target, options_for(target, options))
