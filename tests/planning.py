@@ -53,6 +53,7 @@ def run_of(rows: Iterable[Row], source: str = "safetensors", **settings: Any) ->
         "command": "by hand",
         "model": "toy",
         "source": {"format": source, "revision": "", "files": []},
+        "base": None,
         "settings": Settings(**settings).as_record(),
         "thresholds": {},
         "environment": {"device_name": "CPU", "compute_dtype": "float64", "blas": "none"},

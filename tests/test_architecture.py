@@ -115,6 +115,7 @@ SENTENCES = {
     "farms_settings",
     "gallery",
     "inspection",
+    "planning",
     "present",
     "present_comparison",
     "present_compression",

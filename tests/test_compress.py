@@ -243,6 +243,24 @@ def test_errors_in_wide_formats_are_the_predicted_ones(dtype: torch.dtype, tmp_p
         assert each.stored_error == pytest.approx(each.planned.relative_error, rel=1e-6)
 
 
+def test_a_model_of_low_rank_is_compressed_to_its_rank(tmp_path: Path) -> None:
+    # what is dropped is rounding, of which a spectrum and a residual see different amounts
+    tensors = {
+        f"layers.{i}.up_proj.weight": gaussian(400, 20, seed=i) @ gaussian(20, 300, seed=i + 9)
+        for i in range(2)
+    }
+    model = write_file(tmp_path / "model" / "model.safetensors", tensors)
+    done = compressed(model, planned(model, 0.9), tmp_path / "out")
+    assert len(done) == 2
+    small = tensors_in(tmp_path / "out")
+    for each in done:
+        assert each.planned.rank < 60
+        stem = each.planned.name.removesuffix(".weight")
+        product = small[f"{stem}.left.weight"] @ small[f"{stem}.right.weight"]
+        W = tensors[each.planned.name]
+        assert float((W - product).norm() / W.norm()) == pytest.approx(each.stored_error, abs=1e-6)
+
+
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     model = write_file(tmp_path / "model" / "model.safetensors", small_model())
     observer = Quiet()
@@ -304,6 +322,23 @@ def test_models_that_cannot_be_compressed_are_refused(tmp_path: Path) -> None:
         compressed(tmp_path / "small", planned(tmp_path / "small"), tmp_path / "out")
     with pytest.raises(CheckpointError, match="memory checkpoint"):
         c.compress(open_model(small_model()), found, tmp_path / "out", CPU, Quiet())
+
+
+def test_a_solver_that_fails_is_named_with_its_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_file(tmp_path / "model" / "model.safetensors", small_model())
+    found = planned(model)
+
+    def fails(matrix: torch.Tensor, rank: int) -> None:
+        raise torch.OutOfMemoryError("out of memory\nand a long report")
+
+    monkeypatch.setattr(c, "truncated", fails)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be factorised on cpu \(out of memory\); try"
+    ):
+        compressed(model, found, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_full_disk_is_noticed_before_any_work(
@@ -528,6 +563,15 @@ def test_a_tuned_model_is_saved_and_loaded_again(tmp_path: Path) -> None:
     assert torch.equal(again.model.layers[0].self_attn.q_proj.left.weight, factor)
     assert again.config.architectures == ["LlamaForCausalLM"]
     assert "transformers_weights" not in (tmp_path / "tuned" / "config.json").read_text()
+
+
+def test_a_weight_that_is_shared_is_not_parted() -> None:
+    from weightscope.integrations.factorised import replace_layers
+
+    model = _llama(True)
+    with pytest.raises(CheckpointError, match="'lm_head' shares its weight with another module"):
+        replace_layers(model, {"lm_head": 4})
+    replace_layers(_llama(False), {"lm_head": 4})
 
 
 def test_what_does_not_fit_the_class_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:

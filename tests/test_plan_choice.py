@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from typing import Any
@@ -198,6 +199,34 @@ def test_names_of_a_gguf_file_belong_to_no_model() -> None:
     run = run_of(layers("condition_number", [3.0]), source="gguf")
     with pytest.raises(OptionError, match="GGUF"):
         chosen_by(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"provenance": {"base": {"model": "x"}}}, "a difference to a base model"),
+        ({"rows": {"adapter_rank": 4}}, "the update of an adapter"),
+        ({"summary": {"undrawn": 3}}, "the run is a sample"),
+    ],
+)
+def test_runs_of_something_else_than_weights_are_refused(
+    change: dict[str, dict[str, Any]], told: str
+) -> None:
+    run = run_of({**r, **change.get("rows", {})} for r in layers("condition_number", [3.0, 1.0]))
+    run = dataclasses.replace(
+        run,
+        provenance={**run.provenance, **change.get("provenance", {})},
+        summary=change.get("summary", {}),
+    )
+    with pytest.raises(OptionError, match=told):
+        chosen_by(run)
+
+
+def test_an_adapter_merged_into_its_base_is_a_model() -> None:
+    rows = [{**r, "adapter_rank": 4} for r in layers("condition_number", [3.0, 1.0])]
+    run = run_of(rows, base="base", merged=True)
+    run = dataclasses.replace(run, provenance={**run.provenance, "base": {"model": "base"}})
+    assert blocks(chosen_by(run)) == [1, 0]
 
 
 def fused(values: dict[str, float], tensor: str = "model.layers.0.self_attn.qkv_proj") -> list[Row]:

@@ -175,7 +175,9 @@ def test_fused_parts_and_experts_share_one_figure() -> None:
     ]
     run = run_of([*parts, row("h.1.mlp.c_fc.weight", alpha=2.0)])
     assert list(ratios(run)) == ["h.0.attn.c_attn.weight", "h.1.mlp.c_fc.weight"]
-    (record, _) = sparsity.propose(run, sparsity.Options()).records
+    proposal = sparsity.propose(run, sparsity.Options())
+    assert "1 weight of several rows" in " ".join(proposal.remarks)
+    (record, _) = proposal.records
     # weighted by entries: (1 2 + 2 3 + 3 4) / 6
     assert record["alpha"] == pytest.approx(20 / 6)
 

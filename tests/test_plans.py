@@ -13,7 +13,7 @@ import pytest
 import weightscope
 from weightscope import plugins
 from weightscope.cli import plan as verb
-from weightscope.errors import OptionError
+from weightscope.errors import WeightscopeError
 from weightscope.evaluate import all_columns
 from weightscope.plans import TARGETS
 from weightscope.present_plan import plan_facts, plan_report, plan_text
@@ -78,7 +78,7 @@ def test_a_plan_repeats_itself_whatever_the_order_of_rows(target: str, tiny: Run
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_empty_run_is_refused_in_a_sentence(target: str, tiny: Run) -> None:
-    with pytest.raises(OptionError, match="checkpoint-2000"):
+    with pytest.raises(WeightscopeError, match="checkpoint-2000"):
         proposed(target, dataclasses.replace(tiny, rows=()))
 
 

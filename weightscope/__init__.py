@@ -14,9 +14,10 @@ from weightscope.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from weightscope.proposal import Proposal
     from weightscope.run import Run
 
-__all__ = ["__version__", "analyze", "load_run"]
+__all__ = ["__version__", "analyze", "load_run", "propose"]
 
 
 def analyze(
@@ -72,3 +73,24 @@ def load_run(folder: str | Path) -> Run:
     from weightscope.storage import load_run as load
 
     return load(Path(folder))
+
+
+def propose(run: Run, target: str, /, **options: Any) -> Proposal:
+    """Turn a run into something that another tool consumes, as ``weightscope plan`` does.
+
+    Args:
+        run: A run, analysed or loaded.
+        target: ``peft``, ``axolotl``, ``trl``, ``sparsity``, ``lr`` or ``bits``.
+        **options: Fields of ``weightscope.plans.TARGET.Options``.
+
+    Returns:
+        The plan: ``.body``, ``.records``, and ``.sentences`` that explain it.
+
+    Raises:
+        weightscope.errors.OptionError: The run lacks what the plan needs, or an option makes no
+            sense.
+    """
+    from weightscope.planning import options_for
+    from weightscope.planning import propose as plan
+
+    return plan(run, target, options_for(target, options))

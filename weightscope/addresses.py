@@ -77,14 +77,10 @@ def weights_of(run: Run, prefix: str = "") -> tuple[Weight, ...]:
         prefix: What the model in memory has before the names in the file.
 
     Raises:
-        OptionError: The names of the file are not those of any model in memory.
+        OptionError: The run is not of all the weights of a model, or the names of the file are not
+            those of any model in memory.
     """
-    form = _NAMES_OF_THEIR_OWN.get(str(run.provenance["source"]["format"]))
-    if form:
-        raise OptionError(
-            f"{run.name}: is a {form} file, whose names no model in memory has; plan from a run "
-            "of the original checkpoint"
-        )
+    _check(run)
     found: dict[str, list[Row]] = {}
     for row in run.rows:
         found.setdefault(prefix + unwrapped(tensor_of(row)), []).append(row)
@@ -92,6 +88,26 @@ def weights_of(run: Run, prefix: str = "") -> tuple[Weight, ...]:
         Weight(name, str(rows[0]["module"]).removesuffix(_part_of(rows[0])), tuple(rows), position)
         for position, (name, rows) in enumerate(found.items())
     )
+
+
+def _check(run: Run) -> None:
+    """Refuse runs that say nothing about what to do with a model's weights."""
+    form = _NAMES_OF_THEIR_OWN.get(str(run.provenance["source"]["format"]))
+    if form:
+        raise OptionError(
+            f"{run.name}: is a {form} file, whose names no model in memory has; plan from a run "
+            "of the original checkpoint"
+        )
+    merged = run.provenance["settings"]["merged"]
+    adapter = any(row["adapter_rank"] is not None for row in run.rows)
+    if not merged and (adapter or run.provenance.get("base")):
+        what = "the update of an adapter" if adapter else "a difference to a base model"
+        raise OptionError(
+            f"{run.name}: the run is of {what}; plans are for the weights of a model: analyze the "
+            "model itself, or an adapter with --base and --merged"
+        )
+    if run.summary.get("undrawn"):
+        raise OptionError(f"{run.name}: the run is a sample; analyze the whole model to plan")
 
 
 def tensor_of(row: Row) -> str:

@@ -173,13 +173,19 @@ def _candidates(
     remarks = [f"Left out, {reason}: {n}." for reason, n in sorted(why.items())]
     if not found:
         raise OptionError(f"{run.name}: nothing to choose from. {' '.join(remarks)}".strip())
-    fused = sum(len(c.weight.rows) > 1 for c in found)
-    if fused:
-        remarks.append(
-            f"{count_of(fused, 'weight')} of several rows (fused parts, stacked experts) can only "
-            "be taken whole: each is judged by the row that comes last."
-        )
-    return found, remarks
+    told = of_several_rows([c.weight for c in found], "judged by the row that comes last")
+    return found, [*remarks, *told]
+
+
+def of_several_rows(weights: Sequence[Weight], treatment: str) -> tuple[str, ...]:
+    """A sentence where weights have several rows but can only be planned whole."""
+    count = sum(len(weight.rows) > 1 for weight in weights)
+    if not count:
+        return ()
+    return (
+        f"{count_of(count, 'weight')} of several rows (fused parts, stacked experts) can only be "
+        f"planned whole: each is {treatment}.",
+    )
 
 
 def left_out(weight: Weight, embeddings: bool) -> str:

@@ -69,6 +69,8 @@ class Wide:
         provenance: Of their runs.
         columns: Column names.
         rows: One row per matrix of any of them.
+        runs: The runs, for whoever draws their spectra.
+        maps: Prefixes that count as equal.
     """
 
     names: tuple[str, ...]
@@ -76,6 +78,8 @@ class Wide:
     provenance: tuple[Mapping[str, Any], ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    maps: tuple[PrefixMap, ...] = ()
 
 
 def open_side(model: str, how: Comparing, observer: Observer) -> Model:
@@ -157,6 +161,8 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
         tuple(run.provenance for run in runs),
         tuple(wide_columns(len(runs))),
         tuple(rows),
+        tuple(runs),
+        how.maps,
     )
 
 

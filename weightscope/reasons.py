@@ -170,3 +170,14 @@ def unresolved(chosen: Chosen) -> tuple[str, ...]:
         f"{drowned} of the chosen have a condition number above what their stored precision "
         "carries: their order is that of rounding.",
     )
+
+
+def single_experts(chosen: Chosen) -> tuple[str, ...]:
+    """A sentence where experts were chosen that a model in memory may not have one by one."""
+    count = sum(c.row["expert"] is not None and not c.weight.is_stack for c in chosen.chosen)
+    if not count:
+        return ()
+    return (
+        f"{count} of the chosen are single experts: some versions of transformers stack experts "
+        "when they load a model, and then have nothing of that name.",
+    )

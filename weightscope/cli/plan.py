@@ -108,19 +108,19 @@ def _plan(
     from pathlib import Path
 
     from weightscope.outputs import STDOUT, check_target, write_output
+    from weightscope.planning import options_for, propose
     from weightscope.present_plan import plan_facts, plan_report, plan_text
     from weightscope.sinks import json, terminal
     from weightscope.storage import load_run
 
-    module = _target(target)
-    chosen = _options(module, target, options)
+    how = options_for(target, options)
     out, force = place
     check_target(out, force)
     beside = f"{out}.run.json"
     if out != STDOUT:
         check_target(beside, force)
     run = load_run(Path(folder))
-    proposal = module.propose(run, chosen)
+    proposal = propose(run, target, how)
     command = shlex.join(["weightscope", *sys.argv[1:]])
     write_output(out, plan_text(proposal, run, command))
     if out != STDOUT and not proposal.comment:
@@ -130,38 +130,3 @@ def _plan(
     elif not quiet:
         for sentence in proposal.sentences:
             say(sentence)
-
-
-def _target(name: str) -> Any:
-    """The module of a target.
-
-    Raises:
-        OptionError: There is none of that name.
-    """
-    from weightscope import plugins
-    from weightscope.errors import OptionError
-    from weightscope.plans import TARGETS
-
-    if name not in TARGETS:
-        raise OptionError(f"--for {name!r}: choose from {', '.join(TARGETS)}")
-    return plugins.load("plans", name)
-
-
-def _options(module: Any, target: str, given: dict[str, Any]) -> Any:
-    """The options of a target.
-
-    Raises:
-        OptionError: One is not for this target, or makes no sense.
-    """
-    from dataclasses import fields
-
-    from weightscope.errors import OptionError
-
-    known = [field.name for field in fields(module.Options)]
-    for name in given:
-        if name not in known:
-            takes = ", ".join(f"--{option.replace('_', '-')}" for option in known)
-            raise OptionError(
-                f"--{name.replace('_', '-')}: means nothing for --for {target}, which takes {takes}"
-            )
-    return module.Options(**given)

@@ -6,6 +6,7 @@ model = load_compressed("my-model-70")
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,17 @@ def replace_layers(model: nn.Module, ranks: Mapping[str, int]) -> None:
         CheckpointError: There is no such layer, or it is none that can be factorised.
     """
     modules = dict(model.named_modules())
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     prefix = getattr(model, "base_model_prefix", "")
     for name, rank in ranks.items():
         spellings = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
         place = next((each for each in spellings if each in modules), None)
         layer = modules[place] if place else None
+        if layer is not None and any(uses[id(p)] > 1 for p in layer.parameters(recurse=False)):
+            raise CheckpointError(
+                f"{type(model).__name__}: {shortened(name)} shares its weight with another module, "
+                "which factors would part from it"
+            )
         if isinstance(layer, nn.Linear):
             new: nn.Module = FactorisedLinear(layer, rank)
         elif isinstance(layer, Conv1D):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from weightscope.addresses import Weight, weights_of
-from weightscope.choosing import left_out
+from weightscope.choosing import left_out, of_several_rows
 from weightscope.criteria import number
 from weightscope.errors import OptionError
 from weightscope.proposal import Proposal, json_text
@@ -165,7 +165,8 @@ def _measured(
     remarks = tuple(f"Left out, {reason}: {n}." for reason, n in sorted(why.items()))
     if not found:
         raise OptionError(f"{run.name}: no weight has rounding errors. {' '.join(remarks)}")
-    return found, remarks
+    told = of_several_rows(found, "judged by the mean squared error of its rows")
+    return found, (*remarks, *told)
 
 
 def _error(weight: Weight, bits: int) -> float:

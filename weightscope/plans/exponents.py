@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightscope.addresses import Weight, weights_of
-from weightscope.choosing import left_out
+from weightscope.choosing import left_out, of_several_rows
 from weightscope.criteria import CRITERIA, Criterion, require
 from weightscope.errors import OptionError
 from weightscope.reasons import degree_of, rank_correlation
@@ -77,7 +77,9 @@ def layers_of(
     remarks = tuple(f"Left out, {reason}: {n}." for reason, n in sorted(why.items()))
     if not found:
         raise OptionError(f"{run.name}: no weight has an exponent to map. {' '.join(remarks)}")
-    return tuple(found), remarks
+    several = [layer.weight for layer in found]
+    told = of_several_rows(several, "mapped by the mean of its rows, weighted by entries")
+    return tuple(found), (*remarks, *told)
 
 
 def scaled_between(values: FloatArray, low: float, high: float) -> FloatArray:

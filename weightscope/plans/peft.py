@@ -19,6 +19,7 @@ from weightscope.reasons import (
     criterion_sentence,
     noise_sentence,
     records_of,
+    single_experts,
     unresolved,
 )
 from weightscope.run import Run
@@ -93,7 +94,7 @@ def propose(run: Run, options: Options) -> Proposal:
         spent,
         noise_sentence(chosen),
         _deviations(how, chosen),
-        (*chosen.remarks, *unresolved(chosen), *_experts(chosen)),
+        (*chosen.remarks, *unresolved(chosen), *single_experts(chosen)),
         facts={
             "adapter_parameters": sum(
                 r * sum(c.weight.sides) for c, r in zip(chosen.chosen, ranks, strict=True)
@@ -204,13 +205,3 @@ def _deviations(how: Options, chosen: Chosen) -> tuple[str, ...]:
     if chosen.criterion.deviation:
         told.append(chosen.criterion.deviation)
     return tuple(told)
-
-
-def _experts(chosen: Chosen) -> tuple[str, ...]:
-    count = sum(c.row["expert"] is not None for c in chosen.chosen)
-    if not count:
-        return ()
-    return (
-        f"{count} of the chosen are single experts: some versions of transformers stack experts "
-        "when they load a model, and then have no module of that name.",
-    )

@@ -16,6 +16,7 @@ from weightscope.reasons import (
     criterion_sentence,
     noise_sentence,
     records_of,
+    single_experts,
     unresolved,
 )
 from weightscope.run import Run
@@ -78,7 +79,7 @@ def propose(run: Run, options: Options, key: str, pattern: Pattern) -> Proposal:
         f"parameters in matrices are trained ({share / total:.1%}).",
         noise_sentence(chosen),
         _deviations(how, chosen),
-        (*chosen.remarks, *unresolved(chosen)),
+        (*chosen.remarks, *unresolved(chosen), *single_experts(chosen)),
         comment="#",
         facts={"trained_parameters": share, "all_parameters": total},
     )

@@ -289,7 +289,7 @@ def proposal(found: RankPlan) -> Proposal:
         criterion=f"WeLore keeps {c['rank']}, threshold {c['threshold']:.4g}, for a target of "
         f"{100 * c['target']:.3g}% ({c['basis']}); a matrix becomes two factors where "
         f"{c['factorised_where']}.",
-        budget=f"{100 * b['attempted']:.1f}% of the ranks fall below the threshold, "
+        budget=f"Budget: {100 * b['attempted']:.1f}% of the ranks fall below the threshold, "
         f"{100 * b['effective']:.1f}% go, in the {b['factorised']} of {b['matrices']} matrices "
         f"that are factorised; the others stay whole. {b['parameters']:,} parameters become "
         f"{b['planned_parameters']:,} ({100 * b['parameter_ratio']:.1f}%), those of the model "
