@@ -40,6 +40,7 @@ def analyze(
     Raises:
         weightscope.errors.WeightscopeError: What went wrong, in one sentence.
     """
+    import os
     from dataclasses import fields
     from pathlib import Path
 
@@ -47,12 +48,15 @@ def analyze(
     from weightscope.checkpoint import Access
     from weightscope.placement import Placement
     from weightscope.settings import Settings, parse_floor
+    from weightscope.share import share_from
     from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
     if isinstance(settings.get("metrics"), str):
         settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
+    if isinstance(settings.get("shard"), str):
+        settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     where = {f.name: settings.pop(f.name) for f in fields(Placement) if f.name in settings}
     placement = Placement(**where)

@@ -89,7 +89,10 @@ def open_side(model: str, how: Comparing, observer: Observer) -> Model:
         WeightscopeError: It is neither, or cannot be read.
     """
     if is_run(Path(model)):
-        return Model(load_run(Path(model)), None)
+        run = load_run(Path(model))
+        if run.share:
+            observer.note(f"{model}: is {run.share.label} of {run.name}, not all of it")
+        return Model(run, None)
     # saved runs are compared without what reads checkpoints
     from weightscope.analysis import Saving, analyze
     from weightscope.sources import open_model
@@ -156,7 +159,7 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
     letters = _letters(len(runs))
     rows = _wide_rows(runs, letters, metrics, how.maps)
     return Wide(
-        tuple(run.name for run in runs),
+        tuple(run.label for run in runs),
         tuple(letters),
         tuple(run.provenance for run in runs),
         tuple(wide_columns(len(runs))),

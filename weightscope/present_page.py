@@ -52,7 +52,7 @@ def run_page(run: Run) -> Page:
         for name, row in rows.items()
     )
     return Page(
-        run.name,
+        run.label,
         _size(run),
         tuple(summary_blocks(run)),
         tuple(_run_figures(run.rows)),

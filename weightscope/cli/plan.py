@@ -107,6 +107,7 @@ def _plan(
 ) -> None:
     from pathlib import Path
 
+    from weightscope.errors import PlanError
     from weightscope.outputs import STDOUT, check_target, write_output
     from weightscope.planning import options_for, propose
     from weightscope.present_plan import plan_facts, plan_report, plan_text
@@ -120,6 +121,11 @@ def _plan(
     if out != STDOUT:
         check_target(beside, force)
     run = load_run(Path(folder))
+    if run.share:
+        raise PlanError(
+            f"{folder}: is {run.share.label} of {run.name}; a plan is of a whole model, so join "
+            "the parts first: weightscope merge"
+        )
     proposal = propose(run, target, how)
     command = shlex.join(["weightscope", *sys.argv[1:]])
     write_output(out, plan_text(proposal, run, command))

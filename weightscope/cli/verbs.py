@@ -19,6 +19,8 @@ VERBS: dict[str, dict[str, str]] = {
         "only.",
         "analyze": "Analyse every weight matrix of a checkpoint.",
         "report": "Print a saved run again, in any format. Needs neither the weights nor torch.",
+        "merge": "Join the parts that analyze --shard made to one run; needs neither the weights "
+        "nor torch.",
         "plot": "Draw one picture of a saved run. Needs neither the weights nor torch.",
     },
     "Compare": {
