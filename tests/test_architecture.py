@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from weightscope.cli import verbs
+
 PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -172,19 +174,7 @@ def _loaded(code: str) -> set[str]:
 def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded("import weightscope") == set()
     help_code = "import sys\nfrom weightscope.cli.main import app\n"
-    verbs = (
-        "analyze",
-        "inspect",
-        "report",
-        "plot",
-        "explain",
-        "compare",
-        "track",
-        "farms",
-        "selftest",
-        "doctor",
-    )
-    for verb in ([], *([name] for name in verbs)):
+    for verb in ([], *([name] for name in verbs.SENTENCES)):
         run = help_code + f"try: app({[*verb, '--help']!r})\nexcept SystemExit: pass"
         assert _loaded(run) == set(), verb
 

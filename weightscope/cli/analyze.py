@@ -12,7 +12,10 @@ import typer
 
 from weightscope.cli import analyze_options as a
 from weightscope.cli import options as o
+from weightscope.cli.command import OptionalNumbers
 from weightscope.cli.explained import explained, say
+
+COMMAND = OptionalNumbers
 
 
 def analyze(

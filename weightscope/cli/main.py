@@ -10,21 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from weightscope.cli.analyze import analyze
-from weightscope.cli.command import OptionalNumbers
-from weightscope.cli.compare import compare
-from weightscope.cli.doctor import doctor
-from weightscope.cli.explain import explain
-from weightscope.cli.farms import farms
-from weightscope.cli.inspect import inspect
-from weightscope.cli.plot import plot
-from weightscope.cli.report import report
-from weightscope.cli.selftest import selftest
-from weightscope.cli.track import track
+from weightscope.cli.verbs import Verbs
 from weightscope.version import __version__
 
 app = typer.Typer(
     name="weightscope",
+    cls=Verbs,
     help="What is inside this checkpoint? Spectral diagnostics of neural-network weights.\n\n"
     "Exit codes: 0 done (also with degenerate rows), 1 failed, 2 usage, 3 selftest failed, "
     "4 a --fail-on rule hit, 5 runs not comparable, 130 interrupted.",
@@ -33,9 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command(cls=OptionalNumbers)(analyze)
-for verb in (inspect, report, plot, compare, track, farms, explain, selftest, doctor):
-    app.command()(verb)
 
 
 def _version(wanted: bool) -> None:
