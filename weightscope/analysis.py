@@ -9,7 +9,7 @@ from itertools import count
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from weightscope.bases import selection_of
 from weightscope.checkpoint import Checkpoint
@@ -17,6 +17,7 @@ from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
+from weightscope.observer import Observer, Silent
 from weightscope.plan import Plan, flops, make_plan
 from weightscope.recipe import Farms, farms_preset
 from weightscope.resources import available_threads
@@ -34,32 +35,6 @@ from weightscope.storage import (
     read_provenance,
 )
 from weightscope.summary import solver_counts, summarise
-
-
-class Observer(Protocol):
-    """Who is told how the work goes on."""
-
-    def note(self, text: str) -> None:
-        """A remark for the user."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Work begins; ``done`` operations of the plan were done before."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """A matrix is finished."""
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore a remark."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Ignore the start."""
-
-    def advance(self, name: str, operations: float) -> None:
-        """Ignore progress."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightscope.alignment import PrefixMap, align
-from weightscope.analysis import Observer, Saving, Silent, analyze, with_resources
-from weightscope.checkpoint import Checkpoint
 from weightscope.comparison import (
     Comparison,
     check_comparable,
@@ -20,10 +18,13 @@ from weightscope.comparison import (
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
+from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
-from weightscope.sources import open_model
 from weightscope.storage import is_run, load_run
+
+if TYPE_CHECKING:
+    from weightscope.checkpoint import Checkpoint
 
 HINT = (
     "Compared by their saved runs alone; name two checkpoints to compare the weights themselves "
@@ -85,6 +86,10 @@ def open_side(model: str, how: Comparing, observer: Observer) -> Model:
     """
     if is_run(Path(model)):
         return Model(load_run(Path(model)), None)
+    # saved runs are compared without what reads checkpoints
+    from weightscope.analysis import Saving, analyze
+    from weightscope.sources import open_model
+
     checkpoint = open_model(model)
     return Model(analyze(checkpoint, how.settings, Saving(how.save), observer), checkpoint)
 
@@ -121,6 +126,7 @@ def compare_models(
 def _changes(
     sides: tuple[Model, Model], names: list[tuple[str, str]], settings: Settings
 ) -> dict[str, Difference]:
+    from weightscope.analysis import with_resources
     from weightscope.changes import measure_changes
 
     first, second = (side.checkpoint for side in sides)

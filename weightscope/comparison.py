@@ -72,6 +72,7 @@ class Comparison:
         rows: One row per matrix of either, in natural order.
         summary: Figures about the whole change.
         weights: Whether the checkpoints themselves were compared.
+        runs: Both runs, for whoever draws their spectra.
     """
 
     names: tuple[str, str]
@@ -79,6 +80,7 @@ class Comparison:
     rows: tuple[Row, ...]
     summary: Mapping[str, Any] = field(default_factory=dict)
     weights: bool = False
+    runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
 
 
 @cache
@@ -175,7 +177,8 @@ def compare_runs(
     rows = tuple(_row(pair, spectra, changes or {}) for pair in pairs)
     provenance = (a.provenance, b.provenance)
     summary = summarise(rows)
-    return Comparison((a.name, b.name), provenance, rows, summary, changes is not None)
+    weights = changes is not None
+    return Comparison((a.name, b.name), provenance, rows, summary, weights, (a, b))
 
 
 def _row(

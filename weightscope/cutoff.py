@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -28,7 +29,6 @@ from weightscope.spectrum import FloatArray
 
 _DEPTH = 40.0
 """Integrands are followed down to e^-40 of their maximum."""
-_X, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _CONVERGED = 1e-22
 """Squared length of the last Newton step, in standard errors of a single observation."""
 _NO_BEND = 1e-60
@@ -155,14 +155,22 @@ def _maximise(bend: Bend, mean_u: FloatArray, mean_v: FloatArray) -> tuple[Float
     return s, c
 
 
+@cache
+def _rule() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights on [-1, 1]; found when first needed, as it takes an eigen-solve."""
+    nodes, masses = np.polynomial.legendre.leggauss(64)
+    return nodes, masses
+
+
 def _integrate(bend: Bend, s: FloatArray, c: FloatArray) -> tuple[FloatArray, _Moments]:
     low, high = bend.reach(s, c)
     half = (high - low)[:, None] / 2
-    u = low[:, None] + half * (1 + _X)
+    nodes, masses = _rule()
+    u = low[:, None] + half * (1 + nodes)
     v = bend.v(u)
     exponent = -s[:, None] * u - c[:, None] * v
     top = exponent.max(axis=1, keepdims=True)
-    weights = np.exp(exponent - top) * _WEIGHTS
+    weights = np.exp(exponent - top) * masses
     total = weights.sum(axis=1, keepdims=True)
     norm: FloatArray = (top + np.log(total * half))[:, 0]
     weights /= total

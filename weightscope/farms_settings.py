@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightscope.analysis import Observer, Silent
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
 from weightscope.measurement import FarmsFit
+from weightscope.observer import Observer, Silent
 from weightscope.outcome import Failure
 from weightscope.plan import Plan, flops
 from weightscope.power_law import PowerLaw

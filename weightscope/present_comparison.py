@@ -36,13 +36,19 @@ def comparison_report(found: Comparison, sort: str | None, top: int | None) -> R
     blocks: list[Block] = [_rows_table(shown)]
     if len(shown) < len(rows):
         blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
-    blocks.append(Paragraph(_headline(found.summary), "strong"))
+    blocks += comparison_summary(found)
+    return Report(f"{found.names[0]} -> {found.names[1]}: {len(rows)} matrices", tuple(blocks))
+
+
+def comparison_summary(found: Comparison) -> list[Block]:
+    """What changed as a whole: counts, medians per module, the rows that moved most."""
+    blocks: list[Block] = [Paragraph(_headline(found.summary), "strong")]
     blocks.append(groups_table("Medians per module", "module", found.summary["modules"]))
     moved = found.summary["moved_most"]
     if moved:
         text = f"Moved most (by {found.summary['moved_by']}): {', '.join(moved)}"
         blocks.append(Paragraph(text))
-    return Report(f"{found.names[0]} -> {found.names[1]}: {len(rows)} matrices", tuple(blocks))
+    return blocks
 
 
 def _rows_table(rows: Sequence[Row]) -> Table:

@@ -28,10 +28,14 @@ def sparkline(values: Sequence[float | None]) -> str:
 def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
     """One line per matrix, then what happened."""
     names = found.names if top is None else found.names[:top]
-    blocks: list[Block] = [_lines(found, names, metric), _medians(found, summary)]
-    blocks += [Paragraph(text) for text in _sentences(summary)]
+    blocks: list[Block] = [_lines(found, names, metric), *trajectory_summary(found, summary)]
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
+
+
+def trajectory_summary(found: Trajectory, summary: Any) -> list[Block]:
+    """What happened as a whole: medians over time, what moved first, what left its band."""
+    return [_medians(found, summary), *map(Paragraph, _sentences(summary))]
 
 
 def _lines(found: Trajectory, names: Sequence[str], metric: str) -> Table:

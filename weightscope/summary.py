@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightscope.evaluate import UNCHANGED, Row, in_welore_fit
 from weightscope.layouts.roles import OUTSIDE_BLOCKS, ROLES
 from weightscope.metrics.welore import WeloreFit
-from weightscope.select import Selection
 from weightscope.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from weightscope.select import Selection
 
 MEDIANS = (
     "alpha",

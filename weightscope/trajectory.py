@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 from weightscope.alignment import PrefixMap, by_plain_name
-from weightscope.analysis import Observer, Silent
 from weightscope.comparing import Comparing, open_side
 from weightscope.comparison import alpha_moved, check_comparable, metric_columns
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row
+from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.storage import is_run, read_record
 from weightscope.summary import numbers

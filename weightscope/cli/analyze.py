@@ -49,6 +49,7 @@ def analyze(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
     png: o.PngOption = None,
     svg: o.SvgOption = None,
@@ -90,7 +91,7 @@ def analyze(
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)

@@ -19,6 +19,7 @@ def compare(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
@@ -56,7 +57,7 @@ def compare(
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         how = Comparing(weights, prefixes, force, not no_save, settings)
-        output = Output(format, csv, json, sort, top, bom, force, excel)
+        output = Output(format, csv, json, sort, top, bom, force, excel, html=html)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 
@@ -87,21 +88,23 @@ def _emission(found: Any, output: Any, by: o.By) -> Any:
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
     from weightscope.present_comparison import comparison_report, groups_table
+    from weightscope.present_page_comparison import comparison_page
     from weightscope.present_provenance import provenance_of_all
     from weightscope.report import Report
 
     facts = {"a": found.provenance[0], "b": found.provenance[1], "summary": found.summary}
     origin = provenance_of_all(found.provenance)
+    page = lambda: comparison_page(found)  # noqa: E731
     glossary = (*COMPARED, *all_columns())
     if by is o.By.name:
         columns, rows = comparison_columns(), found.rows
         build = lambda: comparison_report(found, output.sort, output.top)  # noqa: E731
-        return Emission(columns, rows, facts, build, origin, glossary)
+        return Emission(columns, rows, facts, build, origin, glossary, page=page)
     groups = grouped(found.rows, by.value)
     table = groups_table("", by.value, groups)
     title = f"{found.names[0]} -> {found.names[1]}, medians per {by.value}"
     build = lambda: Report(title, (table,))  # noqa: E731
-    return Emission(group_columns(by.value), groups, facts, build, origin, glossary)
+    return Emission(group_columns(by.value), groups, facts, build, origin, glossary, page=page)
 
 
 def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:

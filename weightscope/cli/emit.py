@@ -21,6 +21,7 @@ from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
 
 if TYPE_CHECKING:
+    from weightscope.page import Page
     from weightscope.pictures import Picture
 
 
@@ -39,6 +40,7 @@ class Output:
         force: Replace existing files.
         png: Folder of PNG files.
         svg: Folder of SVG files.
+        html: HTML file, ``-`` for standard output.
     """
 
     format: Format | None = None
@@ -51,6 +53,14 @@ class Output:
     excel: str | None = None
     png: str | None = None
     svg: str | None = None
+    html: str | None = None
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Files by the option that names them."""
+        files = {"--csv": self.csv, "--json": self.json, "--excel": self.excel}
+        files["--html"] = self.html
+        return {option: target for option, target in files.items() if target is not None}
 
     def check(self, columns: Collection[str]) -> None:
         """Refuse, before any work, what could not be written after it.
@@ -67,9 +77,8 @@ class Output:
                 f"did you mean {', '.join(close)}?" if close else "weightscope explain lists them"
             )
             raise OptionError(f"--sort {column!r}: no such column; {hint}")
-        for target in (self.csv, self.json, self.excel):
-            if target is not None:
-                check_target(target, self.force)
+        for target in self.targets.values():
+            check_target(target, self.force)
         if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
         for target in self.folders.values():
@@ -95,10 +104,9 @@ class Output:
 
     def _check_apart(self) -> None:
         """Two outputs, two places."""
-        targets = {"--csv": self.csv, "--json": self.json, "--excel": self.excel}
-        targets |= {"--png": self.png, "--svg": self.svg}
+        targets = self.targets | {f"--{format}": to for format, to in self.folders.items()}
         for (one, place), (other, same) in combinations(targets.items(), 2):
-            if place is not None and place == same:
+            if place == same:
                 raise OptionError(f"{one} and {other} cannot both write {place}")
 
 
@@ -114,6 +122,7 @@ class Emission:
         origin: What produced it, in lines.
         glossary: Columns that the names stand for, for Excel.
         pictures: Draws nothing yet: every picture as data.
+        page: Builds what people explore; None for a table that has no page.
     """
 
     columns: Sequence[str]
@@ -123,6 +132,7 @@ class Emission:
     origin: Sequence[str]
     glossary: Sequence[Column] = ()
     pictures: Callable[[], Iterable[Picture]] = tuple
+    page: Callable[[], Page] | None = None
 
 
 def emit(emission: Emission, output: Output) -> None:
@@ -138,7 +148,11 @@ def emit(emission: Emission, output: Output) -> None:
         _write_excel(emission, output.excel)
     if output.folders:
         _draw(emission, output)
-    if STDOUT not in {output.csv, output.json, output.excel}:
+    if output.html is not None and emission.page is not None:
+        from weightscope.sinks import html
+
+        write_output(output.html, html.render(emission.page()))
+    if STDOUT not in output.targets.values():
         _emit_to_stdout(emission, output)
 
 
@@ -201,6 +215,7 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         provenance_lines(run.provenance),
         glossary,
         lambda: _pictures(run),
+        lambda: _page_of(run),
     )
 
 
@@ -208,3 +223,9 @@ def _pictures(run: Run) -> Iterable[Picture]:
     from weightscope.gallery import pictures
 
     return pictures(run)
+
+
+def _page_of(run: Run) -> Page:
+    from weightscope.present_page import run_page
+
+    return run_page(run)

@@ -57,6 +57,16 @@ JsonOption = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+HtmlOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write one self-contained page with charts, spectra and table to FILE; it opens from "
+        "disk and loads nothing.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 ExcelOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

@@ -11,6 +11,7 @@ def report(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
     png: o.PngOption = None,
     svg: o.SvgOption = None,
@@ -30,6 +31,8 @@ def report(
 
       weightscope report my-model.weightscope --format markdown > spectra.md
 
+      weightscope report my-model.weightscope --html my-model.html
+
       weightscope report my-model.weightscope --sort condition_number --top 10 --format table
     """
     with explained(debug):
@@ -39,7 +42,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)

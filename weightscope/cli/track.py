@@ -16,6 +16,7 @@ def track(
     format: o.FormatOption = None,
     csv: o.CsvOption = None,
     json: o.JsonOption = None,
+    html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
     top: o.TopOption = None,
     bom: o.BomOption = False,
@@ -44,11 +45,12 @@ def track(
         from weightscope.comparing import Comparing
         from weightscope.evaluate import all_columns
         from weightscope.glossary import TRACKED
+        from weightscope.present_page_steps import trajectory_page
         from weightscope.present_provenance import provenance_of_all
         from weightscope.present_trajectory import trajectory_report
         from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, top, bom, force, excel)
+        output = Output(format, csv, json, None, top, bom, force, excel, html=html)
         output.check(())
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
@@ -65,5 +67,6 @@ def track(
             lambda: trajectory_report(found, summary, shown, top),
             provenance_of_all([run.provenance for run in found.runs]),
             (*TRACKED, *all_columns()),
+            page=lambda: trajectory_page(found, metric or ()),
         )
         emit(emission, output)

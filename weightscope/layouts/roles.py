@@ -7,7 +7,7 @@ first rule that matches wins; what no rule knows is ``other`` and is analysed al
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from weightscope.layouts.wrappers import unwrapped
@@ -121,10 +121,15 @@ _RULES: tuple[tuple[str, str], ...] = (
      r"|ff\.layer_2|dense_4h_to_h)$", "mlp_down"),
     (r"(^|\.)(mlp\.c_proj|linear_fc2)$", "mlp_down"),
 )  # fmt: skip
-_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
 _CONV_NAME = re.compile(
     r"(^|[._])(conv|deconv|convolution|patch_embedding)|conv(\d*[a-z]?)?$", re.I
 )
+
+
+@cache
+def _compiled() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """The rules, compiled when a role is first asked for: saved runs carry theirs."""
+    return tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
 
 
 class Place(NamedTuple):
@@ -168,7 +173,7 @@ def rule_for(module: str) -> Rule:
     """The first rule that knows a two-dimensional weight; ``other`` and nothing where none does."""
     if len(module) > LONGEST:
         return Rule("other", "")
-    for pattern, role in _COMPILED:
+    for pattern, role in _compiled():
         found = pattern.search(module)
         if found:
             return Rule(role, found.group().strip("._"))

@@ -110,7 +110,8 @@ def _colour_bar(
     axes = drawing.add_axes(box)
     bar = drawing.colorbar(image, cax=axes)
     bar.outline.set_visible(False)
-    bar.solids.set(rasterized=False, edgecolor="face")
+    if bar.solids is not None:
+        bar.solids.set(rasterized=False, edgecolor="face")
     ticks = (log_ticks if chart.scale == "log" else linear_ticks)(*image.get_clim(), 5)
     bar.set_ticks([position for position, _ in ticks], labels=[label for _, label in ticks])
     axes.tick_params(labelsize=7, length=2)

@@ -1,0 +1,104 @@
+"""A run becomes a page: which columns, which charts, which spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from weightscope.charting import (
+    Cells,
+    column_named,
+    esds,
+    grid_of,
+    over_depth,
+)
+from weightscope.charts import Grid, Panels
+from weightscope.columns import IDENTITY
+from weightscope.esd import Esd
+from weightscope.evaluate import columns_of
+from weightscope.page import Drawn, Figures, Page
+from weightscope.present import summary_blocks
+from weightscope.present_provenance import provenance_lines
+from weightscope.run import Run
+from weightscope.settings import FAMILIES
+from weightscope.text import count_of, short
+
+MOST_SPECTRA = 1000
+"""A page holds no more spectra than this: one of each module and block first, then the rest."""
+OVER_DEPTH = ("alpha", "erg_gap", "welore_rank_ratio", "condition_number")
+_MAIN = (
+    *("name", "block", "role", "rows", "cols", "reading", "alpha", "alpha_stderr", "alpha_ks"),
+    *("alpha_n_tail", "alpha_farms", "erg_gap", "condition_number", "stable_rank"),
+    *("effective_rank", "welore_rank_ratio", "welore_class", "mp_spikes", "mp_softrank"),
+    *("traps", "warnings", "status"),
+)
+_FACTS = (
+    *("reading", "rows", "cols", "dtype", "alpha", "alpha_stderr", "alpha_null_lo"),
+    *("alpha_null_hi", "alpha_ks", "alpha_n_tail", "tail_best", "alpha_farms", "erg_gap"),
+    *("condition_number", "stable_rank", "effective_rank", "welore_rank", "welore_class"),
+    *("mp_spikes", "mp_softrank", "noise_p", "shuffled_w1", "traps", "trap_cause", "warnings"),
+    "reason",
+)
+
+
+def run_page(run: Run) -> Page:
+    """The page of one analysis."""
+    grid = grid_of(run.rows)
+    found = _some(esds(run), grid, [str(row["name"]) for row in run.rows])
+    rows = {str(row["name"]): row for row in run.rows}
+    spectra = tuple(
+        (Drawn(0, found[name], caption(row)),) if name in found else ()
+        for name, row in rows.items()
+    )
+    return Page(
+        run.name,
+        _size(run),
+        tuple(summary_blocks(run)),
+        tuple(_run_figures(run.rows)),
+        "alpha",
+        _MAIN,
+        _FACTS,
+        grid,
+        depth_panels({run.name: run.rows}),
+        (run.name,),
+        spectra,
+        tuple(provenance_lines(run.provenance)),
+    )
+
+
+def _size(run: Run) -> str:
+    params = int(run.summary["params_total"])
+    return f"{count_of(len(run.rows), 'matrix')}, {params:,} parameters"
+
+
+def _run_figures(rows: Sequence[Cells]) -> Iterable[Figures]:
+    """Every column that has a value, under the name of its family."""
+    families = {column.name: family for family in FAMILIES for column in columns_of([family])}
+    for column in (*IDENTITY, *columns_of(FAMILIES)):
+        values = tuple(row[column.name] for row in rows)
+        if any(value is not None for value in values):
+            yield Figures(column, families.get(column.name, "matrix"), values)
+
+
+def depth_panels(series: Mapping[str, Sequence[Cells]]) -> tuple[Panels, ...]:
+    found = (over_depth(series, column_named(name)) for name in OVER_DEPTH)
+    return tuple(panels for panels in found if panels.panels)
+
+
+def _some(found: Mapping[str, Esd], grid: Grid, names: Sequence[str]) -> Mapping[str, Esd]:
+    """As many spectra as a page holds, spread over the network."""
+    if len(found) <= MOST_SPECTRA:
+        return found
+    first = [cell[0] for line in grid.cells for cell in line if cell]
+    order = dict.fromkeys([*first, *range(len(names))])
+    kept = [names[i] for i in order if names[i] in found][:MOST_SPECTRA]
+    return {name: found[name] for name in kept}
+
+
+def caption(row: Cells, suffix: str = "") -> str:
+    """The fit of one matrix in a few words."""
+    alpha, error, ks, n = (
+        row.get(f"{name}{suffix}") for name in ("alpha", "alpha_stderr", "alpha_ks", "alpha_n_tail")
+    )
+    if alpha is None:
+        return ""
+    return f"alpha {short(alpha)} \u00b1{short(error, 2)}, ks {short(ks, 2)}, {n} in the tail"
