@@ -328,7 +328,7 @@ def test_plot_writes_one_file_of_any_format(folder: Path, run: Run, tmp_path: Pa
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         data = target.read_bytes()
         assert data.startswith(start) and b"weightscope analyze" in data
-        assert data == rendered(named(run, NO_ONE, "esd"), name[2:], run.provenance)
+        assert data == rendered(named(run, NO_ONE, "esd"), name[2:], [run.provenance])
     kept = run_weightscope("plot", folder / "run", "0.mlp.up_proj", "--out", target)
     assert kept.returncode == 1 and "--force" in kept.stderr
     assert target.read_bytes() == data

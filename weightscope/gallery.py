@@ -14,13 +14,14 @@ from weightscope.charting import (
     numeric_columns,
     over_depth,
 )
-from weightscope.columns import Column
+from weightscope.columns import IDENTITY, Column
 from weightscope.errors import OptionError
 from weightscope.esd import Esd, esd_of
 from weightscope.evaluate import Row, all_columns
 from weightscope.ks_curve import ks_curve_of
 from weightscope.outcome import Failure
-from weightscope.pictures import Picture
+from weightscope.page import Page
+from weightscope.pictures import Overlay, Picture
 from weightscope.run import Run
 from weightscope.settings import parse_floor
 from weightscope.text import short
@@ -47,6 +48,33 @@ def pictures(run: Run) -> Iterator[Picture]:
     rows = {str(row["name"]): row for row in run.rows}
     for name, density in esds(run).items():
         yield _esd_picture(rows[name], density)
+
+
+def page_pictures(page: Page) -> Iterator[Picture]:
+    """Every picture of a comparison or a training: its columns, its panels, its spectra.
+
+    Args:
+        page: As it is shown to explore; of its columns those that it shows before all are asked
+            for.
+    """
+    names = [figures.column.name for figures in page.figures]
+    values = zip(*(figures.values for figures in page.figures), strict=True)
+    rows = [dict(zip(names, cells, strict=True)) for cells in values]
+    wanted = {page.first, *page.main} - {column.name for column in IDENTITY}
+    for column in numeric_columns((figures.column for figures in page.figures), rows):
+        if column.name in wanted:
+            caption = f"{page.title}: {column.meaning}"
+            yield Picture("heatmap", column.name, caption, heat_map(rows, column, page.grid))
+            yield Picture("distribution", column.name, caption, distribution(rows, column))
+    for panels in page.panels:
+        kind = "steps" if panels.axis == "step" else "depth"
+        caption = f"{page.title}: {panels.column.meaning}"
+        yield Picture(kind, panels.column.name, caption, panels)
+    for row, drawn in zip(rows, page.spectra, strict=True):
+        if drawn:
+            lines = tuple((page.series[one.series], one.esd) for one in drawn)
+            caption = " · ".join(one.caption for one in drawn if one.caption)
+            yield Picture("esd", str(row["name"]), caption, Overlay(lines))
 
 
 def column_picture(run: Run, name: str, kind: str) -> Picture:

@@ -21,6 +21,8 @@ def compare(
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -57,7 +59,7 @@ def compare(
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         how = Comparing(weights, prefixes, force, not no_save, settings)
-        output = Output(format, csv, json, sort, top, bom, force, excel, html=html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 
@@ -120,6 +122,10 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
 
     if shape[0] is not o.By.name or how.weights:
         raise OptionError("--by and --weights compare two models, not more")
+    if output.html is not None or output.folders:
+        raise OptionError(
+            "--html, --png and --svg show two models, not more; track shows a training"
+        )
     columns = wide_columns(len(runs))
     output.check(columns)
     gates = read_gates(shape[1], columns)

@@ -121,7 +121,7 @@ class Emission:
         report: Builds what people read.
         origin: What produced it, in lines.
         glossary: Columns that the names stand for, for Excel.
-        pictures: Draws nothing yet: every picture as data.
+        pictures: Every picture as data; those of the page where None.
         page: Builds what people explore; None for a table that has no page.
     """
 
@@ -131,7 +131,7 @@ class Emission:
     report: Callable[[], Report]
     origin: Sequence[str]
     glossary: Sequence[Column] = ()
-    pictures: Callable[[], Iterable[Picture]] = tuple
+    pictures: Callable[[], Iterable[Picture]] | None = None
     page: Callable[[], Page] | None = None
 
 
@@ -168,9 +168,17 @@ def _draw(emission: Emission, output: Output) -> None:
     from weightscope.sinks import folder
 
     facts = {key: value for key, value in emission.facts.items() if key != "details"}
-    pictures = tuple(emission.pictures())
+    pictures = tuple(_pictures(emission))
     for format, target in output.folders.items():
         folder.write(pictures, target, format, facts, output.force)
+
+
+def _pictures(emission: Emission) -> Iterable[Picture]:
+    from weightscope.gallery import page_pictures
+
+    if emission.pictures is not None:
+        return emission.pictures()
+    return page_pictures(emission.page()) if emission.page is not None else ()
 
 
 def _emit_to_stdout(emission: Emission, output: Output) -> None:
@@ -214,12 +222,12 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         lambda: run_report(run, output.sort, output.top),
         provenance_lines(run.provenance),
         glossary,
-        lambda: _pictures(run),
+        lambda: _pictures_of(run),
         lambda: _page_of(run),
     )
 
 
-def _pictures(run: Run) -> Iterable[Picture]:
+def _pictures_of(run: Run) -> Iterable[Picture]:
     from weightscope.gallery import pictures
 
     return pictures(run)
