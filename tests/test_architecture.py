@@ -14,53 +14,143 @@ PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {
-    "resources",
-    "errors",
-    "plugins",
     "columns",
+    "errors",
     "outcome",
-    "version",
-    "text",
+    "plugins",
     "recipe",
+    "resources",
     "tensor",
+    "text",
+    "version",
 }
 VALUES = {
-    "matrix", "spectrum", "power_law", "marchenko_pastur", "measurement", "settings", "checkpoint",
+    "bootstrap",
+    "charts",
+    "checkpoint",
+    "compat",
+    "compressed",
+    "cutoff",
+    "difference",
+    "distances",
+    "encoded",
+    "esd",
     "gates",
-    "difference", "distances",
-    "report", "charts", "esd", "page",
-    "sheets", "glossary", "ks_curve", "ticks", "pictures",
-    "noise", "tails", "cutoff", "truncated_power_law", "bootstrap", "compat", "encoded",
-}  # fmt: skip
-DRAWERS = {"sources", "formats", "layouts", "decompositions", "metrics", "executors", "sinks"}
-DRAWERS |= {"encodings"}
+    "glossary",
+    "ks_curve",
+    "marchenko_pastur",
+    "matrix",
+    "measurement",
+    "noise",
+    "page",
+    "pictures",
+    "power_law",
+    "proposal",
+    "rank_plan",
+    "report",
+    "settings",
+    "share",
+    "sheets",
+    "spectrum",
+    "tails",
+    "ticks",
+    "truncated_power_law",
+}
+DRAWERS = {
+    "decompositions",
+    "encodings",
+    "executors",
+    "formats",
+    "layouts",
+    "metrics",
+    "plans",
+    "sinks",
+    "sources",
+}
 # what a drawer may use beside ground and values, each for a stated reason
 ALSO = {
     "sources": {"formats"},  # where the bytes are, and what their header says
     "executors": {"plan"},  # runs one
     "sinks": {"run", "evaluate", "outputs"},  # a run is what CSV and JSON are made of
+    "plans": {"run", "evaluate", "addresses", "criteria", "choosing", "reasons"}
+    | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
-ACTS = {"select", "plan", "measure", "evaluate", "records", "storage", "run", "summary"}
-ACTS |= {"outputs", "alignment", "changes", "provenance", "sampling", "planted"}
-ACTS |= {"window_fits", "adapters", "expressions", "bases", "ties"}
-ACTS |= {"quantised", "observer"}
-ACTS |= {"quantised", "charting"}
-SENTENCES = {"analysis", "present", "inspection", "explain", "comparison", "comparing"}
-SENTENCES |= {"present_comparison", "trajectory", "present_trajectory", "tracing"}
-SENTENCES |= {"present_sheets", "gallery"}
-SENTENCES |= {"selftest", "doctor", "farms_settings", "present_provenance", "present_selftest"}
-SENTENCES |= {"present_page", "present_page_comparison", "present_page_steps"}
+ACTS = {
+    "adapters",
+    "addresses",
+    "agreement",
+    "alignment",
+    "bases",
+    "changes",
+    "charting",
+    "choosing",
+    "compress",
+    "criteria",
+    "evaluate",
+    "expressions",
+    "factorable",
+    "measure",
+    "observer",
+    "outputs",
+    "partition",
+    "parts",
+    "plan",
+    "planted",
+    "provenance",
+    "quantised",
+    "reasons",
+    "records",
+    "run",
+    "sampling",
+    "select",
+    "storage",
+    "summary",
+    "ties",
+    "window_fits",
+}
+SENTENCES = {
+    "analysis",
+    "comparing",
+    "comparison",
+    "doctor",
+    "explain",
+    "farms_settings",
+    "gallery",
+    "inspection",
+    "planning",
+    "merging",
+    "present",
+    "present_comparison",
+    "present_compression",
+    "present_page",
+    "present_page_comparison",
+    "present_page_steps",
+    "present_plan",
+    "present_provenance",
+    "present_selftest",
+    "present_sheets",
+    "present_trajectory",
+    "selftest",
+    "tracing",
+    "trajectory",
+}
 RANKS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(VALUES, 1), **dict.fromkeys(DRAWERS, 2)}
 RANKS |= {**dict.fromkeys(ACTS, 3), **dict.fromkeys(SENTENCES, 4), "integrations": 5, "cli": 5}
 MAY_IMPORT = {
-    "torch": {"changes", "integrations", "formats", "decompositions", "executors", "measure"}
-    | {
-        "quantised",
-        "expressions",
-        "provenance",
-        "encodings",
-        "planted",
+    "torch": {
+        "changes",
+        "compress",
+        "decompositions",
         "doctor",
+        "encodings",
+        "executors",
+        "expressions",
+        "formats",
+        "integrations",
+        "measure",
+        "planted",
+        "provenance",
+        "quantised",
         "ties",
         "window_fits",
     },

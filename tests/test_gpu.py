@@ -68,3 +68,14 @@ def test_the_device_is_recorded() -> None:
     run = weightscope.analyze({"a.weight": torch.randn(64, 64)}, device="cuda:0")
     assert run.provenance["settings"]["device"] == "cuda:0"
     assert run.provenance["environment"]["device_name"] == torch.cuda.get_device_name(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_have_the_errors_of_those_from_the_cpu(dtype: torch.dtype) -> None:
+    from weightscope.decompositions.truncated import truncated
+
+    matrix = torch.randn(300, 200, generator=torch.Generator().manual_seed(1)).to(dtype)
+    cpu, gpu = truncated(matrix, 50), truncated(matrix.cuda(), 50)
+    assert gpu.left.is_cuda
+    for figure in ("frobenius_norm", "relative_error", "stored_error"):
+        assert getattr(gpu, figure) == pytest.approx(getattr(cpu, figure), rel=1e-6), figure

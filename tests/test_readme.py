@@ -53,3 +53,21 @@ def test_the_tables_are_those_of_a_real_run(minilm: Path, tmp_path: Path) -> Non
         assert shown
         in_readme = set(README.splitlines())
         assert all(line in in_readme for line in shown[:8])
+
+
+def test_the_plan_is_that_of_a_real_run() -> None:
+    import weightscope
+
+    model = ROOT / "examples" / "tiny-llama" / "checkpoint-2000"
+    run = weightscope.analyze(model, metrics="condition null", device="cpu")
+    plan = weightscope.propose(run, "peft", modules=8, across=True)
+    found = re.search(r"<!-- plan -->\n```text\n(.*?)```", README, re.DOTALL)
+    assert found
+    assert found[1].splitlines() == list(plan.sentences)
+
+
+def test_every_target_of_a_plan_is_listed() -> None:
+    from weightscope.plans import TARGETS
+
+    for target in TARGETS:
+        assert f"| `{target}` |" in README

@@ -14,9 +14,10 @@ from weightscope.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from weightscope.proposal import Proposal
     from weightscope.run import Run
 
-__all__ = ["__version__", "analyze", "load_run"]
+__all__ = ["__version__", "analyze", "load_run", "propose"]
 
 
 def analyze(
@@ -38,18 +39,22 @@ def analyze(
     Raises:
         weightscope.errors.WeightscopeError: What went wrong, in one sentence.
     """
+    import os
     from dataclasses import fields
     from pathlib import Path
 
     from weightscope import analysis
     from weightscope.checkpoint import Access
     from weightscope.settings import Settings, parse_floor
+    from weightscope.share import share_from
     from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
     if isinstance(settings.get("metrics"), str):
         settings["metrics"] = tuple(settings["metrics"].replace(",", " ").split())
+    if isinstance(settings.get("shard"), str):
+        settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
     return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
@@ -66,3 +71,24 @@ def load_run(folder: str | Path) -> Run:
     from weightscope.storage import load_run as load
 
     return load(Path(folder))
+
+
+def propose(run: Run, target: str, /, **options: Any) -> Proposal:
+    """Turn a run into something that another tool consumes, as ``weightscope plan`` does.
+
+    Args:
+        run: A run, analysed or loaded.
+        target: ``peft``, ``axolotl``, ``trl``, ``sparsity``, ``lr`` or ``bits``.
+        **options: Fields of ``weightscope.plans.TARGET.Options``.
+
+    Returns:
+        The plan: ``.body``, ``.records``, and ``.sentences`` that explain it.
+
+    Raises:
+        weightscope.errors.OptionError: The run lacks what the plan needs, or an option makes no
+            sense.
+    """
+    from weightscope.planning import options_for
+    from weightscope.planning import propose as plan
+
+    return plan(run, target, options_for(target, options))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from weightscope.agreement import differences
 from weightscope.bases import selection_of
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError, RunFolderError
@@ -18,23 +19,27 @@ from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.observer import Observer, Silent
+from weightscope.partition import Portion, portion
+from weightscope.parts import part_record
 from weightscope.plan import Plan, flops, make_plan
+from weightscope.provenance import provenance_of
 from weightscope.recipe import Farms, farms_preset
 from weightscope.resources import available_threads
 from weightscope.run import Run
 from weightscope.select import Selection, natural_key
 from weightscope.settings import Settings
+from weightscope.share import parse_share
 from weightscope.sources import open_model
 from weightscope.spectrum import Spectrum
 from weightscope.storage import (
     RunWriter,
     clear_run,
-    differences,
     is_unborn,
     load_run,
     read_provenance,
 )
 from weightscope.summary import solver_counts, summarise
+from weightscope.text import count_of
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,7 @@ def analyze(
     """
     settings, saving = settings or Settings(), saving or Saving()
     observer = observer or Silent()
-    from weightscope.provenance import provenance_of  # here, because it imports torch
-    from weightscope.ties import without_ties
+    from weightscope.ties import without_ties  # here, because it imports torch
 
     checkpoint = open_model(model)
     for text in checkpoint.notes:
@@ -101,6 +105,9 @@ def analyze(
         selection = without_ties(checkpoint, selection)
     settings, device_name = with_resources(settings)
     provenance = provenance_of(settings, checkpoint, device_name, base)
+    part = _portion(selection, settings, checkpoint, observer)
+    if part is not None:
+        selection, provenance = part.selection, {**provenance, "whole": part.as_record()}
     plan = make_plan(selection.matrices, farms_recipe(settings), settings.threads)
     folder, finished = _choose_folder(saving, provenance, checkpoint.name, observer)
     if finished is not None:
@@ -114,13 +121,41 @@ def analyze(
         done = _execute((checkpoint, base), settings, plan, writer, _Until(observer, until))
         run = replace(_finished(done, selection, settings, provenance), folder=folder)
         if writer and run.summary["stopped"] is None:
-            writer.finish(run)
+            writer.finish(run, _to_join(part, done[0]))
     if run.summary["stopped"] is not None:
         where = "; the same command with --resume continues" if folder else ""
         observer.note(
             f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
         )
     return run
+
+
+def _portion(
+    selection: Selection, settings: Settings, checkpoint: Checkpoint, observer: Observer
+) -> Portion | None:
+    """The part of a model that the settings ask for; None for all of it.
+
+    Raises:
+        OptionError: The weights are in memory, where nothing tells that parts are of one model.
+    """
+    share = settings.shard
+    if share is None:
+        return None
+    if checkpoint.format == "memory":
+        raise OptionError(f"--shard {share}: parts are of checkpoints in files; save the model")
+    part = portion(selection, share, farms_recipe(settings))
+    observer.note(
+        f"{share.label}: {len(part.selection.matrices)} of {count_of(len(part.names), 'matrix')}; "
+        "weightscope merge joins the parts"
+    )
+    return part
+
+
+def _to_join(part: Portion | None, evaluated: Iterable[Evaluated]) -> dict[str, Any] | None:
+    """What joining a part needs beside its rows: WeLore tells classes apart by rank."""
+    if part is None:
+        return None
+    return part_record(part.names, {str(e.row["name"]): e.rank for e in evaluated})
 
 
 @dataclass(frozen=True)
@@ -236,7 +271,7 @@ def _choose_folder(
         return None, None
     if saving.out is not None:
         return _explicit_folder(saving, saving.out, provenance)
-    for folder in _numbered(name):
+    for folder in _numbered(name, provenance["settings"]["shard"]):
         if not folder.exists():
             return folder, None
         state = _state(folder, provenance)
@@ -252,11 +287,12 @@ def _choose_folder(
     raise AssertionError("the numbered names do not end")
 
 
-def _numbered(name: str) -> Iterator[Path]:
+def _numbered(name: str, shard: str | None) -> Iterator[Path]:
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "model"
-    yield Path(f"{stem[:100]}.weightscope")
+    stem = stem[:100] + (f".{parse_share(shard).suffix}" if shard else "")
+    yield Path(f"{stem}.weightscope")
     for number in count(2):
-        yield Path(f"{stem[:100]}-{number}.weightscope")
+        yield Path(f"{stem}-{number}.weightscope")
 
 
 def _explicit_folder(

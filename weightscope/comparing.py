@@ -69,6 +69,8 @@ class Wide:
         provenance: Of their runs.
         columns: Column names.
         rows: One row per matrix of any of them.
+        runs: The runs, for whoever draws their spectra.
+        maps: Prefixes that count as equal.
     """
 
     names: tuple[str, ...]
@@ -76,6 +78,8 @@ class Wide:
     provenance: tuple[Mapping[str, Any], ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    maps: tuple[PrefixMap, ...] = ()
 
 
 def open_side(model: str, how: Comparing, observer: Observer) -> Model:
@@ -85,7 +89,10 @@ def open_side(model: str, how: Comparing, observer: Observer) -> Model:
         WeightscopeError: It is neither, or cannot be read.
     """
     if is_run(Path(model)):
-        return Model(load_run(Path(model)), None)
+        run = load_run(Path(model))
+        if run.share:
+            observer.note(f"{model}: is {run.share.label} of {run.name}, not all of it")
+        return Model(run, None)
     # saved runs are compared without what reads checkpoints
     from weightscope.analysis import Saving, analyze
     from weightscope.sources import open_model
@@ -152,11 +159,13 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
     letters = _letters(len(runs))
     rows = _wide_rows(runs, letters, metrics, how.maps)
     return Wide(
-        tuple(run.name for run in runs),
+        tuple(run.label for run in runs),
         tuple(letters),
         tuple(run.provenance for run in runs),
         tuple(wide_columns(len(runs))),
         tuple(rows),
+        tuple(runs),
+        how.maps,
     )
 
 

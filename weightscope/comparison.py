@@ -35,6 +35,7 @@ MUST_AGREE = (
     "base",
     "merged",
     "seed",
+    "shard",
 )
 """Settings that change what a column means."""
 MOVED = 2.0
@@ -107,7 +108,7 @@ def check_comparable(a: Run, b: Run) -> None:
         if there != here:
             raise IncomparableRunsError(
                 f"the runs were made with different settings: --{name.replace('_', '-')} is "
-                f"{there!r} in {a.name} and {here!r} in {b.name}; analyze one of them again, or "
+                f"{there!r} in {a.label} and {here!r} in {b.label}; analyze one of them again, or "
                 "compare all the same with --force"
             )
 
@@ -178,7 +179,7 @@ def compare_runs(
     provenance = (a.provenance, b.provenance)
     summary = summarise(rows)
     weights = changes is not None
-    return Comparison((a.name, b.name), provenance, rows, summary, weights, (a, b))
+    return Comparison((a.label, b.label), provenance, rows, summary, weights, (a, b))
 
 
 def _row(

@@ -27,6 +27,23 @@ class RunFolderError(WeightscopeError):
     """A run folder cannot be written, read or continued."""
 
 
+class MissingPartsError(RunFolderError):
+    """Parts of a model are not there.
+
+    Args:
+        text: The sentence.
+        names: Matrices that are missing.
+    """
+
+    def __init__(self, text: str, names: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.names = names
+
+
+class PlanError(WeightscopeError):
+    """A plan cannot be made of a run, read, or applied."""
+
+
 class OutputError(WeightscopeError):
     """An output file exists already or cannot be written."""
 

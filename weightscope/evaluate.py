@@ -119,9 +119,10 @@ def complete(
         settings: How to fit.
 
     Returns:
-        WeLore's threshold; None where it was not asked for or cannot be found.
+        WeLore's threshold; None where it was not asked for or cannot be found, and for a part of
+        a model.
     """
-    if "welore" not in settings.metrics:
+    if "welore" not in settings.metrics or settings.shard is not None:
         return None
     evaluated = list(evaluated)
     members = in_welore_fit(e.row for e in evaluated)

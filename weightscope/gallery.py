@@ -89,7 +89,7 @@ def column_picture(run: Run, name: str, kind: str) -> Picture:
         OptionError: There is no such column, it holds words, or it is empty.
     """
     column = _numeric(run.rows, name)
-    caption = f"{run.name}: {column.meaning}"
+    caption = f"{run.label}: {column.meaning}"
     if kind == "heatmap":
         return Picture(kind, name, caption, heat_map(run.rows, column))
     if kind == "distribution":

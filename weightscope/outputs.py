@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,6 +155,89 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_whole_folder(target: Path, force: bool, why_foreign: Callable[[Path], str]) -> None:
+    """Make sure, before any work, that a folder can be created or replaced.
+
+    Args:
+        target: The folder.
+        force: Replace one that is there.
+        why_foreign: What makes a folder one that is never replaced; empty where nothing does.
+
+    Raises:
+        OutputError: It exists and may not be replaced, or its parent is missing or read-only.
+    """
+    if target.exists() and not force:
+        raise OutputError(
+            f"{target}: exists already; choose another name, or --force to replace it"
+        )
+    if target.exists() and (why := why_foreign(target)):
+        raise OutputError(f"{target}: {why}, so it is not replaced; choose another name")
+    parent = target.resolve().parent
+    if not parent.is_dir():
+        raise OutputError(f"{target}: its folder does not exist")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{target}: its folder is not writable")
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears under its name when everything is in it, or not at all.
+
+    It is filled under a hidden name beside it. What a killed process left there is deleted, unless
+    that process is still at it.
+
+    Yields:
+        The folder to fill, empty.
+
+    Raises:
+        OutputError: Another process is filling it, or it cannot be written.
+    """
+    target = target.resolve()
+    building = target.with_name(f".{target.name}.tmp")
+    lock = _held(building)
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        yield building
+        _put(building, target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        building.with_suffix(".lock").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _put(building: Path, target: Path) -> None:
+    """Give a finished folder its name; what had it before is deleted afterwards."""
+    if not target.exists():
+        building.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    target.rename(old / target.name)
+    building.rename(target)
+    shutil.rmtree(old)
+
+
+def _held(building: Path) -> int:
+    """The lock on a folder that is being filled, which a dead process does not keep."""
+    try:
+        descriptor = os.open(building.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"{building.parent}: cannot be written ({error.strerror})") from None
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks
+        return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        name = building.name.removeprefix(".").removesuffix(".tmp")
+        raise OutputError(f"{name}: another process is writing it; wait for it") from None
+    return descriptor
 
 
 def _umask() -> int:

@@ -127,14 +127,21 @@ def flops(matrix: Matrix, farms: Farms | None) -> float:
         r = matrix.product.rank
         return float(matrix.slices * (4 * (N + M) * r**2 + 20 * r**3))
     total = matrix.slices * (N * M**2 + SOLVE_FLOPS * M**3)
+    count, short = windows_in(matrix, farms)
+    return float(total + matrix.slices * count * (2 + SOLVE_FLOPS) * short**3)
+
+
+def windows_in(matrix: Matrix, farms: Farms | None) -> tuple[int, int]:
+    """How many windows FARMS cuts from a slice, about, and their shorter side."""
+    M = matrix.M
     if farms is None or not M or matrix.role in OUTSIDE_BLOCKS:
-        return float(total)
+        return 0, 0
     short = min(farms.rows or min(max(M // 2, 32), 1024), M)
     ops = farms.per_dimension
     count = min(ops, max(1, -(-2 * matrix.rows // short) - 1)) * min(
         ops, max(1, -(-2 * matrix.cols // short) - 1)
     )
-    return float(total + matrix.slices * count * (2 + SOLVE_FLOPS) * short**3)
+    return count, short
 
 
 def memory_of(matrix: Matrix) -> int:

@@ -12,6 +12,7 @@ from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.run import Run
 from weightscope.sampling import statement
 from weightscope.settings import QUANT_BITS
+from weightscope.share import Share
 from weightscope.text import count_of, short
 
 BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
@@ -34,7 +35,7 @@ def run_report(run: Run, sort: str | None = None, top: int | None = None) -> Rep
     if len(shown) < len(rows):
         text = f"{len(rows) - len(shown)} of {len(rows)} rows not shown; --top, --csv show more."
         blocks.append(Paragraph(text, "dim"))
-    title = f"{run.name}: {count_of(len(rows), 'matrix')}"
+    title = f"{run.label}: {count_of(len(rows), 'matrix')}"
     return Report(title, (*blocks, *summary_blocks(run)))
 
 
@@ -224,13 +225,26 @@ def partial(run: Run) -> list[str]:
     """That the figures speak for a part of the model only."""
     summary, settings = run.summary, run.provenance["settings"]
     texts = []
+    planned = summary["planned"]
+    if run.share is not None:
+        whole = run.provenance["whole"]["matrices"]
+        texts.append(portion_statement(run.share, planned, whole))
+        planned = whole
     if summary["undrawn"]:
-        planned = summary["planned"]
         total = planned + summary["undrawn"]
         texts.append(statement(total, planned, settings["sample"], settings["seed"]))
     if summary["stopped"] is not None:
         texts.append(f"Stopped after {summary['stopped']} of {summary['planned']} matrices.")
     return texts
+
+
+def portion_statement(share: Share, planned: int, whole: int) -> str:
+    """What every output of a part of a model has to say."""
+    label = share.label[0].upper() + share.label[1:]
+    return (
+        f"{label} of the model: {planned} of {count_of(whole, 'matrix')}. Figures about the whole "
+        "model are those of the part; WeLore, which needs all of it, waits for weightscope merge."
+    )
 
 
 _BANDS = Paragraph(

@@ -24,6 +24,8 @@ from weightscope.text import count_of, short
 
 MOST_SPECTRA = 1000
 """A page holds no more spectra than this: one of each module and block first, then the rest."""
+MOST_OVERLAID = 4
+"""Spectra of more runs or training steps than this are not overlaid."""
 OVER_DEPTH = ("alpha", "erg_gap", "welore_rank_ratio", "condition_number")
 _MAIN = (
     *("name", "block", "role", "rows", "cols", "reading", "alpha", "alpha_stderr", "alpha_ks"),
@@ -50,7 +52,7 @@ def run_page(run: Run) -> Page:
         for name, row in rows.items()
     )
     return Page(
-        run.name,
+        run.label,
         _size(run),
         tuple(summary_blocks(run)),
         tuple(_run_figures(run.rows)),
@@ -102,3 +104,10 @@ def caption(row: Cells, suffix: str = "") -> str:
     if alpha is None:
         return ""
     return f"alpha {short(alpha)} \u00b1{short(error, 2)}, ks {short(ks, 2)}, {n} in the tail"
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many indices below a count, evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

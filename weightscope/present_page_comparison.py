@@ -1,19 +1,23 @@
-"""Two runs become a page: what changed, and both spectra of every matrix."""
+"""Runs become a page: what changed from one to the next, and their spectra overlaid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from weightscope.alignment import by_plain_name, plain_name
 from weightscope.charting import Cells, esds, grid_of
-from weightscope.columns import IDENTITY
+from weightscope.columns import IDENTITY, Column
+from weightscope.comparing import Wide
 from weightscope.comparison import Comparison, metric_columns
 from weightscope.esd import Esd
 from weightscope.glossary import COMPARED
+from weightscope.outcome import Value
 from weightscope.page import Drawn, Figures, Page
 from weightscope.present_comparison import comparison_summary
-from weightscope.present_page import caption, depth_panels
+from weightscope.present_page import MOST_OVERLAID, caption, depth_panels, spread
 from weightscope.present_provenance import provenance_of_all
+from weightscope.report import Paragraph
 from weightscope.text import count_of
 
 _MATRIX = ("name", "block", "module", "role")
@@ -76,7 +80,69 @@ def _changes(rows: Sequence[Cells]) -> Iterable[Figures]:
         ("b", "metrics of B", "B: "),
     ):
         for metric in metric_columns():
-            column = replace(metric, name=f"{metric.name}_{ending}", meaning=word + metric.meaning)
+            name, meaning = f"{metric.name}_{ending}", word + metric.meaning
+            column = replace(metric, name=name, meaning=meaning)
+            if ending == "delta":  # whose values are read in another way
+                column = Column(name, metric.kind, meaning)
             values = tuple(row[column.name] for row in rows)
             if any(value is not None for value in values):
                 yield Figures(column, group, values)
+
+
+def wide_page(found: Wide) -> Page:
+    """The page of several runs beside the first."""
+    labels = [f"{x.upper()}: {name}" for x, name in zip(found.letters, found.names, strict=True)]
+    shown = spread(len(found.runs), MOST_OVERLAID)
+    drawn = [_by_row(found, i) for i in shown]
+    spectra = tuple(
+        tuple(Drawn(k, *one) for k, by_row in enumerate(drawn) if (one := by_row.get(row["name"])))
+        for row in found.rows
+    )
+    last = found.letters[-1]
+    told = tuple(f"{name}_{x}" for name in _COMPARED for x in found.letters)
+    return Page(
+        f"{found.names[0]} and {len(found.names) - 1} more",
+        count_of(len(found.rows), "matrix"),
+        (Paragraph(", ".join(labels)),),
+        tuple(_wide_figures(found)),
+        f"alpha_delta_{last}",
+        ("name", "block", "role", "present", *told),
+        ("role", "present", *told),
+        grid_of(found.rows),
+        depth_panels({label: run.rows for label, run in zip(labels, found.runs, strict=True)}),
+        tuple(labels[i] for i in shown),
+        spectra,
+        tuple(provenance_of_all(found.provenance)),
+    )
+
+
+def _by_row(found: Wide, i: int) -> dict[Value, tuple[Esd, str]]:
+    """Spectrum and fit of one run for each row that it has, by the name of the row."""
+    run = found.runs[i]
+    drawn, rows = esds(run), by_plain_name(run.rows, found.maps)
+    of_row: dict[Value, tuple[Esd, str]] = {}
+    for row in found.rows:
+        name = str(row["name"])
+        own = rows.get(plain_name(name, found.maps)) or rows.get(name)
+        if own is not None and own["name"] in drawn:
+            of_row[name] = drawn[str(own["name"])], caption(own)
+    return of_row
+
+
+def _wide_figures(found: Wide) -> Iterable[Figures]:
+    """What names the rows, then every metric of each run, and its change against the first."""
+    known = {column.name: column for column in (*IDENTITY, *COMPARED)}
+    columns = [(known[name], "matrix") for name in (*_MATRIX, "present")]
+    for metric in metric_columns():
+        for x in found.letters:
+            meaning = f"{x.upper()}: {metric.meaning}"
+            column = replace(metric, name=f"{metric.name}_{x}", meaning=meaning)
+            columns.append((column, f"metrics of {x.upper()}"))
+        for x in found.letters[1:]:
+            meaning = f"{x.upper()} minus A: {metric.meaning}"
+            column = Column(f"{metric.name}_delta_{x}", metric.kind, meaning)
+            columns.append((column, f"change from A to {x.upper()}"))
+    for column, group in columns:
+        values = tuple(row[column.name] for row in found.rows)
+        if any(value is not None for value in values):
+            yield Figures(column, group, values)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from weightscope.charting import Cells, column_named, esds, grid_of, over_steps
-from weightscope.columns import IDENTITY
+from weightscope.columns import IDENTITY, Column
 from weightscope.esd import Esd
 from weightscope.page import Drawn, Figures, Page
-from weightscope.present_page import caption
+from weightscope.present_page import MOST_OVERLAID, caption, spread
 from weightscope.present_provenance import provenance_of_all
 from weightscope.present_trajectory import trajectory_summary
+from weightscope.report import Block, Paragraph
 from weightscope.text import count_of
 from weightscope.trajectory import Trajectory, summarise
 
-MOST_STEPS = 4
-"""Spectra of more training steps than this are not overlaid."""
 OVER_STEPS = ("alpha", "alpha_ks", "spectral_norm", "stable_rank", "welore_rank_ratio")
 _TOLD = ("alpha", "alpha_ks", "erg_gap", "stable_rank", "effective_rank", "welore_rank_ratio")
 _TRACKED = (
@@ -39,7 +39,7 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     metrics = tuple(dict.fromkeys([*wanted[: len(_TRACKED)], *_TRACKED]))
     charted = dict.fromkeys([*wanted[:1], *OVER_STEPS])
     panels = (over_steps(found.steps, found.rows, column_named(name)) for name in charted)
-    shown = _spread(len(found.steps), MOST_STEPS)
+    shown = spread(len(found.steps), MOST_OVERLAID)
     drawn = [esds(found.runs[i]) for i in shown]
     rows = [_last_row(found, name) for name in found.names]
     summary, figures = summarise(found), [_steps_of(found, name) for name in metrics]
@@ -48,7 +48,7 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     return Page(
         f"{found.runs[0].name} \u2192 {found.runs[-1].name}",
         f"{count_of(len(found.names), 'matrix')} over {count_of(len(found.steps), 'step')}",
-        tuple(trajectory_summary(found, summary)),
+        tuple(_words(found, summary)),
         (*_identity(rows), *chain.from_iterable(figures)),
         f"{metrics[0]}_change",
         ("name", "block", "role", *told),
@@ -61,11 +61,11 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     )
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many indices below a count, evenly spread, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+def _words(found: Trajectory, summary: Mapping[str, Any]) -> Iterable[Block]:
+    """What happened, first of all what moved first; then the medians over time."""
+    medians, first, *others = trajectory_summary(found, summary)
+    yield replace(first, style="strong") if isinstance(first, Paragraph) else first
+    yield from (*others, medians)
 
 
 def _last_row(found: Trajectory, name: str) -> Cells:
@@ -88,10 +88,9 @@ def _steps_of(found: Trajectory, metric: str) -> Iterable[Figures]:
     if not any(value is not None for line in values for value in line):
         return
     change = tuple(None if v[0] is None or v[-1] is None else v[-1] - v[0] for v in values)
-    meaning = f"last step minus first: {column.meaning}"
-    changed = replace(column, name=f"{metric}_change", kind="number", meaning=meaning)
+    changed = Column(f"{metric}_change", "number", f"last step minus first: {column.meaning}")
     yield Figures(changed, metric, change)
-    for i in _spread(len(found.steps), MOST_COLUMNS):
+    for i in spread(len(found.steps), MOST_COLUMNS):
         at = replace(column, name=f"{metric}_{found.steps[i]}")
         at = replace(at, meaning=f"at step {found.steps[i]}: {column.meaning}")
         yield Figures(at, metric, tuple(v[i] for v in values))

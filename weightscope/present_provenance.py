@@ -29,8 +29,9 @@ def provenance_line(p: Mapping[str, Any]) -> str:
     counted = p.get("solvers", {}).items()
     solvers = "; solvers: " + ", ".join(f"{name} ({n})" for name, n in counted) if counted else ""
     compat = f", conventions of {settings['compat']}" if settings["compat"] else ""
+    shard = f", shard {settings['shard']}" if settings.get("shard") else ""
     return (
-        f"weightscope {p['weightscope']}, schema {p['schema']}{revision}{compat}, "
+        f"weightscope {p['weightscope']}, schema {p['schema']}{revision}{shard}{compat}, "
         f"{environment['device_name']} {environment['compute_dtype']}, "
         f"{settings['threads']} threads, {environment['blas']}, "
         f"seed {settings['seed']}{solvers}"

@@ -28,7 +28,12 @@ def sparkline(values: Sequence[float | None]) -> str:
 def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
     """One line per matrix, then what happened."""
     names = found.names if top is None else found.names[:top]
-    blocks: list[Block] = [_lines(found, names, metric), *trajectory_summary(found, summary)]
+    blocks: list[Block] = [
+        Paragraph(f"Step {step} is {run.share.label} of {run.name}.", "warn")
+        for step, run in zip(found.steps, found.runs, strict=True)
+        if run.share
+    ]
+    blocks += [_lines(found, names, metric), *trajectory_summary(found, summary)]
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
 

@@ -10,8 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weightscope import compat
 from weightscope.checkpoint import Checkpoint
 from weightscope.settings import THRESHOLDS, Settings
@@ -32,7 +30,7 @@ def provenance_of(
     return {
         "schema": SCHEMA_VERSION,
         "weightscope": __version__,
-        "command": _command(),
+        "command": command_line(),
         "model": checkpoint.name,
         "source": {
             "format": checkpoint.format,
@@ -62,13 +60,15 @@ def provenance_of(
 
 def blas_name() -> str:
     """The linear-algebra library that torch was built with, with its version where it tells."""
+    import torch  # here, because the command line is asked for without it
+
     for line in torch.__config__.show().splitlines():
         if any(name in line for name in ("Math Kernel Library", "OpenBLAS", "Accelerate")):
             return line.strip(" -").removesuffix(" for Intel(R) 64 architecture applications")
     return "unknown"
 
 
-def _command() -> str:
+def command_line() -> str:
     """The command line, or the name of the program that called the library."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     if program not in {"weightscope", "__main__.py"}:

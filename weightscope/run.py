@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope import plugins
 from weightscope.evaluate import Row
+from weightscope.share import Share, parse_share
 from weightscope.spectrum import Spectrum
 from weightscope.text import count_of
 
@@ -58,6 +59,17 @@ class Run:
     def name(self) -> str:
         """Name of the model."""
         return str(self.provenance["model"])
+
+    @property
+    def share(self) -> Share | None:
+        """The part of the model that it is about; None where that is all of it."""
+        text = self.provenance["settings"].get("shard")
+        return parse_share(text) if text else None
+
+    @property
+    def label(self) -> str:
+        """Name of the model, and which part of it."""
+        return f"{self.name}, {self.share.label}" if self.share else self.name
 
     def spectra(self) -> Mapping[str, Spectrum]:
         """Full spectrum of every matrix that has one, by name."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from weightscope import compat as peers
 from weightscope.errors import OptionError
 from weightscope.recipe import FARMS_PRESETS, FIT_METHODS, EvalFloor, FitMethod
+from weightscope.share import Share, parse_share
 
 FAMILIES = (
     "alpha",
@@ -77,6 +78,7 @@ class Settings:
         seed: Seed of everything random.
         base: Model to subtract, or that an adapter belongs to; None for none.
         merged: Put an adapter into the base instead of analysing its update.
+        shard: Which part of the matrices, where several processes divide them; None for all.
     """
 
     include: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ class Settings:
     seed: int = 0
     base: str | None = None
     merged: bool = False
+    shard: Share | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -164,8 +167,26 @@ class Settings:
         """Plain values for a run file."""
         record = asdict(self)
         record["eval_floor"] = str(self.eval_floor)
+        record["shard"] = str(self.shard) if self.shard else None
         record["metrics"] = [name for name in FAMILIES if name in self.metrics]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in record.items()}
+
+
+def settings_from(record: Mapping[str, Any]) -> Settings:
+    """The inverse of ``Settings.as_record``.
+
+    Raises:
+        OptionError: They make no sense.
+        KeyError: One is missing.
+    """
+    plain = {f.name: record[f.name] for f in fields(Settings) if f.name in record}
+    tuples = ("include", "exclude", "metrics", "quant_error")
+    read = {name: tuple(record[name]) for name in tuples}
+    shard = record.get("shard")
+    floor = parse_floor(record["eval_floor"])
+    return Settings(
+        **plain | read | {"eval_floor": floor, "shard": parse_share(shard) if shard else None}
+    )
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@
 ``parts/``        spectra of each batch, until the run is finished
 ``spectra.safetensors``  all full spectra, float64, by matrix name
 ``table.jsonl``   the finished result rows
+``part.json``     of a part of a model: the whole plan, and what joining it needs
 
 A batch is written in two steps: its spectra under a temporary name, renamed; then its lines. A
 line without its whole batch is dropped on resume, so a kill at any moment costs the batch in flight
@@ -25,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from weightscope.errors import IncomparableRunsError, RunFolderError
+from weightscope.agreement import check_same
+from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
@@ -33,15 +35,15 @@ from weightscope.plan import Batch, Plan
 from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
-from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
 
-RUN, ROWS, PARTS, SPECTRA, TABLE, LOCK = (
+RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
     "run.json",
     "rows.jsonl",
     "parts",
     "spectra.safetensors",
     "table.jsonl",
+    "part.json",
     ".lock",
 )
 
@@ -132,6 +134,8 @@ def _load_spectra(folder: Path) -> dict[str, Spectrum]:
     }
     path = folder / SPECTRA
     values = load_arrays(path) if path.exists() else {}
+    if not facts.keys() >= values.keys():
+        raise RunFolderError(f"{folder / ROWS}: is broken; analyze the model again")
     return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
 
 
@@ -254,18 +258,14 @@ class RunWriter:
                 stream.flush()
                 os.fsync(stream.fileno())
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run, part: Mapping[str, Any] | None = None) -> None:
         """Write the table and all spectra, and mark the run as finished.
 
         Raises:
             RunFolderError: The disk is full or gone.
         """
-        arrays = {name: spectrum.singular_values for name, spectrum in run.spectra().items()}
-        record = {**run.provenance, "finished": True, "summary": run.summary}
         with self._writing():
-            save_arrays(self.folder / SPECTRA, arrays)
-            write_text(self.folder / TABLE, "".join(_line(row, run.details) for row in run.rows))
-            write_text(self.folder / RUN, dumps(record, indent=1))
+            write_finished(self.folder, run, part)
             shutil.rmtree(self.folder / PARTS)
 
     @contextlib.contextmanager
@@ -279,43 +279,26 @@ class RunWriter:
             ) from None
 
 
-def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Make sure that two runs were made of the same thing in the same way.
-
-    Raises:
-        IncomparableRunsError: Naming the first thing that differs.
-    """
-    for name, there, here in differences(found, wanted):
-        raise IncomparableRunsError(
-            f"{folder}: holds another run: {name} is {shortened(there)} there and "
-            f"{shortened(here)} here; choose "
-            "another folder with --out, or replace that run with --force"
-        )
-
-
-def differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Entries in which two provenance records differ, as (dotted name, found, wanted)."""
-    ignored = {"finished", "summary", "model", "command", "solvers", "threads"}
-    for key in (*wanted, *(key for key in found if key not in wanted)):
-        if key not in ignored:
-            yield from _differences(found.get(key), wanted.get(key), f"{prefix}{key}")
-
-
-def _differences(there: Any, here: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        yield from differences(there, here, f"{name}.")
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for index, (old, new) in enumerate(zip(there, here, strict=True)):
-            yield from _differences(old, new, f"{name}[{index}]")
-    elif there != here:
-        yield name, there, here
-
-
 def is_run(folder: Path) -> bool:
     """Whether a path is a run folder, of whatever state and version."""
     return (folder / RUN).is_file()
+
+
+def write_finished(folder: Path, run: Run, part: Mapping[str, Any] | None = None) -> None:
+    """Write all of a finished run but its measurements; that it is finished comes last.
+
+    Args:
+        folder: Where it goes.
+        run: With its spectra.
+        part: Contents of ``part.json``; None for a whole run.
+    """
+    arrays = {name: spectrum.singular_values for name, spectrum in run.spectra().items()}
+    record = {**run.provenance, "finished": True, "summary": run.summary}
+    save_arrays(folder / SPECTRA, arrays)
+    write_text(folder / TABLE, "".join(_line(row, run.details) for row in run.rows))
+    if part is not None:
+        write_text(folder / PART, dumps(part))
+    write_text(folder / RUN, dumps(record, indent=1))
 
 
 _PART = re.compile(r"\d{6}\.safetensors")
@@ -323,7 +306,7 @@ _PART = re.compile(r"\d{6}\.safetensors")
 
 def _is_ours(entry: Path) -> bool:
     """Whether an entry of a run folder is one that a run writes."""
-    names = (RUN, ROWS, SPECTRA, TABLE)
+    names = (RUN, ROWS, SPECTRA, TABLE, PART)
     if entry.name == PARTS:
         return entry.is_dir() and all(
             _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
@@ -339,7 +322,8 @@ def _is_temporary(entry: Path, names: str) -> bool:
 def is_unborn(folder: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its first ``run.json``."""
     return folder.is_dir() and all(
-        _is_ours(entry) and entry.name not in {RUN, TABLE, SPECTRA} for entry in folder.iterdir()
+        _is_ours(entry) and entry.name not in {RUN, TABLE, SPECTRA, PART}
+        for entry in folder.iterdir()
     )
 
 

@@ -100,7 +100,7 @@ def step_of(model: str) -> int:
             return step
     # the folder of a run may carry a number of its own, which keeps runs apart
     of_model = str(read_record(path).get("model")) if is_run(path) else path.name
-    digits = re.findall(r"\d+", of_model) or re.findall(r"\d+", path.name)
+    digits = re.findall(r"\d+", of_model) or re.findall(r"\d+", path.name.partition(".shard-")[0])
     if not digits:
         raise CheckpointError(f"{model}: neither a {_STATE} nor its name tells its training step")
     return int(digits[-1])

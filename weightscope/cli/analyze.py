@@ -35,6 +35,7 @@ def analyze(
     eval_floor: o.EvalFloorOption = "rank",
     sample: a.SampleOption = 0,
     max_time: a.MaxTimeOption = None,
+    shard: o.ShardOption = None,
     fit: a.FitOption = "pl",
     bootstrap: a.BootstrapOption = 0,
     shuffled: a.ShuffledOption = None,
@@ -80,6 +81,8 @@ def analyze(
       weightscope analyze org/name --csv name.csv --metrics alpha,farms
 
       weightscope analyze ./big-model --resume        (after an interruption)
+
+      weightscope analyze ./huge-model --shard 3/8    (then weightscope merge)
     """
     hint = "" if no_save else "What was finished is kept; the same command with --resume continues."
     with explained(debug, hint):
@@ -87,6 +90,7 @@ def analyze(
         from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output, emit, run_emission
         from weightscope.cli.gating import apply_gates, read_gates
+        from weightscope.cli.shares import read_shard
         from weightscope.evaluate import all_columns
         from weightscope.settings import parse_duration
 
@@ -97,7 +101,7 @@ def analyze(
         _check_saving(out, resume, no_save, force)
         if compat is not None:
             _check_compat(compat, context)
-        settings = _settings(context.params)
+        settings = _settings({**context.params, "shard": read_shard(shard, quiet)})
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         run = _run(
             model,

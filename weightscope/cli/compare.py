@@ -118,6 +118,7 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
     from weightscope.present_comparison import wide_report
+    from weightscope.present_page_comparison import wide_page
     from weightscope.present_provenance import provenance_of_all
 
     if shape[0] is not o.By.name or how.weights:
@@ -135,5 +136,6 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     origin = provenance_of_all(found.provenance)
     build = lambda: wide_report(found, output.sort, output.top)  # noqa: E731
     glossary = (*COMPARED, *all_columns())
-    emit(Emission(found.columns, found.rows, facts, build, origin, glossary), output)
+    page = lambda: wide_page(found)  # noqa: E731
+    emit(Emission(found.columns, found.rows, facts, build, origin, glossary, page=page), output)
     apply_gates(gates, found.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,7 @@ def inspect(
     exclude: o.ExcludeOption = None,
     conv: o.ConvOption = "slices",
     fused: o.FusedOption = False,
+    shard: o.ShardOption = None,
     why: WhyOption = False,
     format: o.FormatOption = None,
     quiet: o.QuietOption = False,
@@ -46,13 +48,26 @@ def inspect(
       weightscope inspect org/name --format json
 
       weightscope inspect ./my-model --why
+
+      weightscope inspect ./huge-model --shard 3/8    (what that part would cost)
     """
     with explained(debug):
         from weightscope.checkpoint import Access
+        from weightscope.cli.shares import read_shard
+        from weightscope.errors import OptionError
         from weightscope.settings import Settings
         from weightscope.sources import open_model
 
-        settings = Settings(tuple(include or ()), tuple(exclude or ()), conv=conv, fused=fused)  # type: ignore[arg-type]
+        if why and shard:
+            raise OptionError("--why explains every tensor: leave --shard out")
+        share = read_shard(shard, quiet) if shard else None
+        settings = Settings(
+            tuple(include or ()),
+            tuple(exclude or ()),
+            conv=conv,  # type: ignore[arg-type]
+            fused=fused,
+            shard=share,
+        )
         checkpoint = open_model(model, Access(revision=revision, token=token))
         for text in () if quiet else checkpoint.notes:
             say(text)
@@ -69,6 +84,7 @@ def _inspect(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None
     )
     from weightscope.layouts.config import model_facts
     from weightscope.outputs import STDOUT, write_output
+    from weightscope.partition import portion
     from weightscope.plan import make_plan
     from weightscope.recipe import Farms
     from weightscope.resources import available_threads
@@ -77,6 +93,9 @@ def _inspect(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None
     from weightscope.version import __version__
 
     selection = select_for(checkpoint, settings)
+    if settings.shard:
+        selection = portion(selection, settings.shard, Farms()).selection
+        checkpoint = replace(checkpoint, name=f"{checkpoint.name}, {settings.shard.label}")
     plan = make_plan(selection.matrices, Farms(), available_threads())
     found = inspect_checkpoint(checkpoint, selection, plan, model_facts(checkpoint.config))
     if kind is o.Format.json:

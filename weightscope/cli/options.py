@@ -220,6 +220,18 @@ FusedOption = Annotated[
 ]
 _SAVE = "Saving and resuming"
 
+ShardOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--shard",
+        metavar="I/N|auto",
+        help="Only part I of N of the matrices, of about equal cost, for as many processes on any "
+        "machines; auto: as a Slurm array or RANK and WORLD_SIZE say. weightscope merge joins the "
+        "parts.",
+        show_default=False,
+    ),
+]
+
 MetricsOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

@@ -47,7 +47,11 @@ class Talk:
 
     def start(self, plan: Plan, done: float) -> None:
         """Begin the bar; it moves by operations, so that the remaining time can be believed."""
-        if not self._bar or not plan.flops:
+        self.begin(plan.flops, done)
+
+    def begin(self, total: float, done: float = 0.0) -> None:
+        """Begin the bar for a number of operations."""
+        if not self._bar or not total:
             return
         self._progress = Progress(
             TextColumn("{task.percentage:>3.0f}%"),
@@ -58,7 +62,7 @@ class Talk:
             transient=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task("", total=plan.flops, name="")
+        self._task = self._progress.add_task("", total=total, name="")
         self._progress.update(self._task, completed=done)
 
     def advance(self, name: str, operations: float) -> None:

@@ -19,11 +19,18 @@ VERBS: dict[str, dict[str, str]] = {
         "only.",
         "analyze": "Analyse every weight matrix of a checkpoint.",
         "report": "Print a saved run again, in any format. Needs neither the weights nor torch.",
+        "merge": "Join the parts that analyze --shard made to one run; needs neither the weights "
+        "nor torch.",
         "plot": "Draw one picture of a saved run. Needs neither the weights nor torch.",
     },
     "Compare": {
         "compare": "Compare two runs or checkpoints, or several with the first.",
         "track": "Follow every matrix over the checkpoints of a training, ordered by step.",
+    },
+    "Act": {
+        "plan": "Turn a saved run into a file that another tool consumes. Needs neither weights "
+        "nor torch.",
+        "compress": "Write a checkpoint in which the matrices of a plan are two factors each.",
     },
     "Trust": {
         "explain": "Explain a metric: formula, range, how to read it, when not to believe it, "

@@ -52,10 +52,10 @@ def evaluate(measured: Measurement, settings: Settings, known: Values) -> Values
     if spectrum.slices > 1:
         why = Failure("it is defined for a matrix, not for the pooled slices of a convolution")
         return {"snr": why, "snr_mp": why}
-    return {"snr": _spectrum_score(spectrum), "snr_mp": _above_noise(spectrum, known)}
+    return {"snr": spectrum_score(spectrum), "snr_mp": _above_noise(spectrum, known)}
 
 
-def _spectrum_score(spectrum: Spectrum) -> Value | Failure:
+def spectrum_score(spectrum: Spectrum) -> Value | Failure:
     s = spectrum.singular_values / spectrum.largest
     s = np.where(spectrum.singular_values > spectrum.resolution, s, 0.0)  # else rounding is noise
     quarter, three_quarters = np.quantile(s, (0.25, 0.75))

@@ -142,14 +142,30 @@ def fit(spectra: Sequence[Spectrum], target: float) -> WeloreFit | None:
     parts = [d for d in map(normalised, spectra) if d is not None]
     if not parts:
         return None
-    pooled = np.sort(np.concatenate(parts))
-    # cutting between two equal values is impossible
-    steps = np.flatnonzero(pooled[1:] > pooled[:-1]) + 1
     # matrices whose values are all equal keep every rank, and count
     total = sum(len(spectrum.singular_values) for spectrum in spectra if spectrum.largest)
-    count = int(steps[np.argmin(np.abs(steps - target * total))])
-    k = float(pooled[count - 1] + pooled[count]) / 2
-    return WeloreFit(k, target, count / total)
+    d = np.concatenate(parts)
+    k, removed = nearest_cut(d, np.ones_like(d), target * total)
+    return WeloreFit(k, target, removed / total)
+
+
+def nearest_cut(d: FloatArray, gains: FloatArray, wanted: float) -> tuple[float, float]:
+    """The threshold whose removals come nearest to what is wanted.
+
+    Args:
+        d: Normalised singular values of all matrices, in any order; at least two that differ.
+        gains: What the removal of each brings once all smaller ones are removed, at least 0.
+        wanted: Sum of gains that is sought.
+
+    Returns:
+        The middle of the gap that the threshold lies in, and the sum that it reaches.
+    """
+    order = np.argsort(d, kind="stable")
+    pooled, reached = d[order], np.cumsum(gains[order])
+    # cutting between two equal values is impossible
+    steps = np.flatnonzero(pooled[1:] > pooled[:-1])
+    last = int(steps[np.argmin(np.abs(reached[steps] - wanted))])
+    return float(pooled[last] + pooled[last + 1]) / 2, float(reached[last])
 
 
 def evaluate(spectrum: Spectrum, rank: int, fitted: WeloreFit) -> dict[str, Value]:

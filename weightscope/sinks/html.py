@@ -1,6 +1,6 @@
 """One self-contained page: opens from disk, asks nothing of any network, and says so in its policy.
 
-Charts are plain SVG, drawn in the reader's browser by the scripts beside this file (about 30 KB).
+Charts are plain SVG, drawn in the reader's browser by the scripts beside this file (40 KB).
 A plotting library would weigh more than everything a page may hold (Plotly 3.5 MB, the Vega stack
 0.8 MB), and pictures drawn here would be one for every metric and every matrix.
 

@@ -57,8 +57,13 @@ def _column(figures: Figures) -> dict[str, Any]:
 
 def _tip(column: Column) -> str:
     """What a column is, how to read it and when not to believe it."""
-    meaning = column.meaning[:1].upper() + column.meaning[1:] + "."
-    return "\n".join(filter(None, (meaning, column.reading, column.caution)))
+    return "\n".join(filter(None, (_sentence(column.meaning), column.reading, column.caution)))
+
+
+def _sentence(clause: str) -> str:
+    """A clause with a capital and a full stop; the name of a column keeps its small letters."""
+    first = clause[:1] if "_" in clause.partition(" ")[0] else clause[:1].upper()
+    return f"{first}{clause[1:]}."
 
 
 def _cell(value: Value) -> Value:
@@ -74,7 +79,7 @@ def _rounded(value: float | None) -> float | None:
 def _panels(panels: Panels) -> dict[str, Any]:
     return {
         "name": panels.column.name,
-        "meaning": panels.column.meaning[:1].upper() + panels.column.meaning[1:] + ".",
+        "meaning": _sentence(panels.column.meaning),
         "tip": _tip(panels.column),
         "axis": panels.axis,
         "scale": panels.scale,

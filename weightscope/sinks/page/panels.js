@@ -73,7 +73,7 @@ function drawLine(line, index, { panel, chart, x, y }) {
     if (value === null) return;
     path += `${i > 0 && line.y[i - 1] !== null ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
     const beside = panel.noise && panel.noise.low[i] !== null ? noiseText(panel.noise, i) : "";
-    const knot = svg("circle", { class: "knot", cx: x(at), cy: y(value), r: count > 8 ? 1.6 : 2.6, stroke: colour, fill: index % 2 && count === 2 ? "var(--paper)" : colour });
+    const knot = svg("circle", { class: "knot", cx: x(at), cy: y(value), r: count > 8 || line.x.length > 24 ? 1.7 : 2.6, stroke: colour, fill: index % 2 && count === 2 ? "var(--paper)" : colour });
     const row = rowOf(panel, line, at);
     if (row !== undefined) knot.dataset.row = row;
     marks.push(tipped(knot, `${count > 1 ? `${line.label}\n` : ""}${chart.axis} ${at}: ${chart.name} ${short(value)}${beside}`));
@@ -107,7 +107,8 @@ function swatch(kind, colour) {
 function panelKeys(chart) {
   const keys = html("div", { class: "keys" }), key = (kind, text, colour) => keys.append(html("span", {}, swatch(kind, colour), text));
   const lines = chart.panels[0].lines, noises = chart.panels.map((panel) => panel.noise).filter(Boolean);
-  if (chart.axis === "block" && lines.length === 2) lines.forEach((line, i) => key(i ? "hollow" : "line", line.label, seriesColour(i, 2)));
+  if (chart.axis === "block" && lines.length > 1)
+    lines.forEach((line, i) => key(i === 1 && lines.length === 2 ? "hollow" : "line", line.label, seriesColour(i, lines.length)));
   if (chart.axis === "step") keys.append(html("span", {}, "one line per matrix, the first blocks darkest"));
   if (noises.some(({ low, high }) => low.some((value, i) => value !== high[i]))) key("noise", "95 % of Gaussian noise of the same shape");
   else if (noises.length) key("typical", "Gaussian noise of the same shape, typically");

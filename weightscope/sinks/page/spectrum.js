@@ -149,7 +149,7 @@ function keys(spectra) {
 function drawFacts() {
   const facts = page.facts.map((name) => columns.get(name)).filter((column) => column && column.cells[chosenRow] !== null);
   $("facts").replaceChildren(...facts.flatMap((column) => [
-    tipped(html("dt", { "data-tip": true, tabindex: "0" }, column.name), column.tip), html("dd", {}, short(column.cells[chosenRow], column.kind))]));
+    tipped(html("dt", { "data-tip": true }, column.name), column.tip), html("dd", {}, short(column.cells[chosenRow], column.kind))]));
 }
 
 function setUpSpectrum() {

@@ -8,8 +8,7 @@ function redraw() {
 function setUpTheme() {
   const button = $("theme");
   const name = () => {
-    button.textContent = isDark() ? "Light" : "Dark";
-    button.setAttribute("aria-pressed", String(isDark()));
+    button.textContent = isDark() ? "Light theme" : "Dark theme";
   };
   button.addEventListener("click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";

@@ -1,0 +1,412 @@
+"""How long a model takes on how many devices: a prediction, and its check against a run here.
+
+python tests/benchmarks/scaling_model.py
+    the tables of the README, from the rates in HERE and the assumptions in GPU
+python tests/benchmarks/scaling_model.py --check [--threads 2] [--runs 3]
+    measure the rates, predict the time of a generated checkpoint, analyse it
+
+Every process takes a part of the plan, cut as ``analyze --shard`` cuts it, and reads ahead, so
+
+    t = start-up + max over the parts of max(bytes / reading, compute)
+
+On the CPU, for a matrix of N x M, N >= M, with w FARMS windows of n x n,
+
+    compute = N M^2 / product(M) + 4/3 M^3 / solve(M) + w window(n) + host
+
+The rates are measured by bare calls of the package's own routines, in processor time of one core
+with its neighbour at the same work; ``host`` is all the rest (decoding, statistics, fits, nulls,
+metrics), so much per matrix and per entry. Matrices that get all threads of a process, one after
+the other, use them at ALONE.
+
+On a GPU compute is the transfer, the same host work, the product at a share of the float64 peak,
+and per solve of order n one reduction column by column: n COLUMN seconds of launches and 8/3 n^3
+bytes of memory traffic. Nothing of that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from shapes import Shape, heavy_tailed, layer_shapes, write_checkpoint
+from timing import analysis, call, process
+
+from weightscope.decompositions.farms import window_spectra, windows_for
+from weightscope.decompositions.full import gram_of, solve_gram
+from weightscope.evaluate import evaluate
+from weightscope.inspection import duration
+from weightscope.layouts.roles import place_of, role_of
+from weightscope.matrix import Matrix
+from weightscope.measure import Measure, reading
+from weightscope.partition import cost, cut
+from weightscope.plan import SOLVE_FLOPS, flops, make_plan, windows_in
+from weightscope.recipe import Farms
+from weightscope.select import select
+from weightscope.settings import Settings
+from weightscope.sources import open_model
+from weightscope.tensor import TensorRef
+
+FARMS = Farms()
+GB = 1e9
+
+# --- models: shapes alone --------------------------------------------------------------------
+
+
+def matrix(name: str, rows: int, cols: int, dtype: str, place: int) -> Matrix:
+    """A matrix as a checkpoint would have it, in files of 64."""
+    found = place_of(name)
+    ref = TensorRef(name, (rows, cols), dtype, f"{place // 64:06d}", place, place + 1)
+    return Matrix(name, ref, "whole", role_of(found.module), *found)
+
+
+def llama(layers: int, shape: Shape) -> Iterator[tuple[str, int, int]]:
+    """Names and shapes of a dense model."""
+    yield "model.embed_tokens.weight", shape.vocab, shape.hidden
+    for i in range(layers):
+        for name, (rows, cols) in layer_shapes(shape).items():
+            yield f"model.layers.{i}.{name}.weight", rows, cols
+    yield "lm_head.weight", shape.vocab, shape.hidden
+
+
+def deepseek() -> Iterator[tuple[str, int, int]]:
+    """Names and shapes of DeepSeek-V3 (its config.json) without the layer of next tokens."""
+    layers, experts, hidden = 61, 256, 7168
+    yield "model.embed_tokens.weight", 129280, hidden
+    attention = {
+        "q_a_proj": (1536, hidden),
+        "q_b_proj": (128 * (128 + 64), 1536),
+        "kv_a_proj_with_mqa": (512 + 64, hidden),
+        "kv_b_proj": (128 * (128 + 128), 512),
+        "o_proj": (hidden, 128 * 128),
+    }
+    for i in range(layers):
+        block = f"model.layers.{i}"
+        for name, (rows, cols) in attention.items():
+            yield f"{block}.self_attn.{name}.weight", rows, cols
+        width = 2048 if i >= 3 else 18432
+        if i >= 3:
+            yield f"{block}.mlp.gate.weight", experts, hidden
+        members = [f"experts.{e}." for e in range(experts)] + ["shared_experts."]
+        for member in members if i >= 3 else [""]:
+            yield f"{block}.mlp.{member}gate_proj.weight", width, hidden
+            yield f"{block}.mlp.{member}up_proj.weight", width, hidden
+            yield f"{block}.mlp.{member}down_proj.weight", hidden, width
+    yield "lm_head.weight", 129280, hidden
+
+
+def model(shapes: Iterable[tuple[str, int, int]], dtype: str = "BF16") -> tuple[Matrix, ...]:
+    """Matrices of a model from names and shapes."""
+    return tuple(matrix(n, rows, cols, dtype, i) for i, (n, rows, cols) in enumerate(shapes))
+
+
+MODELS = {
+    "7B": lambda: model(llama(32, Shape(4096, 11008, 4096, 32000))),
+    "70B": lambda: model(llama(80, Shape(8192, 28672, 1024, 128256))),
+    "671B": lambda: model(deepseek(), "F8_E4M3"),
+}
+
+# --- machines --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does; operations per second, or seconds.
+
+    Attributes:
+        product: Gram products by order, in N M^2.
+        solve: Eigenvalues by order, in 4/3 M^3.
+        window: Seconds per FARMS window by order, its product included.
+        per_matrix: Seconds of everything else per matrix.
+        per_entry: Seconds of everything else per entry.
+        start: Seconds of a process before its first matrix.
+    """
+
+    product: Mapping[int, float]
+    solve: Mapping[int, float]
+    window: Mapping[int, float]
+    per_matrix: float
+    per_entry: float
+    start: float
+
+    def host(self, one: Matrix) -> float:
+        """All but the linear algebra, per matrix."""
+        return self.per_matrix + self.per_entry * one.params
+
+    def seconds(self, one: Matrix, farms: Farms | None) -> float:
+        """One matrix on one core."""
+        N, M = one.N, one.M
+        count, short = windows_in(one, farms)
+        full = N * M**2 / between(self.product, M) + SOLVE_FLOPS * M**3 / between(self.solve, M)
+        windows = count * between(self.window, short) if count else 0.0
+        return full + windows + self.host(one)
+
+
+def between(table: Mapping[int, float], order: int) -> float:
+    """A value by interpolation in logarithms; that of the nearest order beyond the ends."""
+    orders = sorted(table)
+    place = min(max(bisect(orders, order), 1), len(orders) - 1)
+    low, high = orders[place - 1], orders[place]
+    share = min(max(log(order / low) / log(high / low), 0.0), 1.0)
+    return exp((1 - share) * log(table[low]) + share * log(table[high]))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU on paper, fed by one process.
+
+    Attributes:
+        product: Gram products, in N M^2 per second.
+        column: Seconds of launches per column of a solve.
+        memory: Bytes of memory traffic per second.
+        transfer: Bytes per second from the host.
+        rates: The host's.
+    """
+
+    product: float
+    column: float
+    memory: float
+    transfer: float
+    rates: Rates
+
+    def solve(self, n: int) -> float:
+        """One solve of order n."""
+        return n * self.column + 8 / 3 * n**3 / self.memory
+
+    def seconds(self, one: Matrix, farms: Farms | None) -> float:
+        """One matrix, windows one after the other."""
+        count, short = windows_in(one, farms)
+        full = one.N * one.M**2 / self.product + self.solve(one.M)
+        windows = count * (short**3 / self.product + self.solve(short)) if count else 0.0
+        return full + windows + self.rates.host(one) + one.nbytes / self.transfer
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take, where reading is never waited for.
+
+    Attributes:
+        wall: Seconds of the slowest part, with its start-up.
+        busy: Seconds of one core or device after the other.
+        reading: Bytes per second that a process has to get so as not to wait.
+    """
+
+    wall: float
+    busy: float
+    reading: float
+
+
+def forecast(
+    matrices: tuple[Matrix, ...],
+    rates: Rates | Gpu,
+    parts: int,
+    cores: int,
+    farms: Farms | None = FARMS,
+) -> Forecast:
+    """Time of a plan cut into parts, each for a process of so many cores, or for a GPU."""
+    batches = make_plan(matrices, farms).batches
+    ordered = [(one, batch.alone) for batch in batches for one in batch.matrices]
+    owners = cut([cost(one, farms) for one, _ in ordered], parts)
+    walls, taken, busy = [0.0] * parts, [0] * parts, 0.0
+    for (one, alone), owner in zip(ordered, owners, strict=True):
+        seconds = rates.seconds(one, farms)
+        busy += seconds
+        walls[owner] += seconds / (cores * (ALONE if alone and cores > 1 else 1.0))
+        taken[owner] += one.nbytes
+    start = rates.rates.start if isinstance(rates, Gpu) else rates.start
+    reading = max(n / wall for n, wall in zip(taken, walls, strict=True) if wall)
+    return Forecast(start + max(walls), busy, reading)
+
+
+# --- this machine ----------------------------------------------------------------------------
+
+ALONE = 0.66
+"""Share of two cores that one solve of order 4096 uses: 2.06 s with one thread, 1.57 with two."""
+ORDERS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+WINDOWS = (32, 64, 128, 256, 512, 1024)
+HOST = ((48, 40), (200, 160), (768, 320), (2000, 320), (1400, 900))
+"""Shapes that tell host work, none of them in the model of the check."""
+
+
+def per_core(work: Callable[[int], object], cores: int, most: int) -> float:
+    """Seconds of a processor for one piece of work while all cores do the same.
+
+    Args:
+        work: Takes the number of the core.
+        cores: How many at once.
+        most: Repetitions.
+    """
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        if most > 1:
+            list(pool.map(work, range(cores)))  # warm
+        costs = [call(lambda: list(pool.map(work, range(cores)))) for _ in range(most)]
+    return min(c.cpu for c in costs) / cores
+
+
+def rates_here(cores: int) -> Rates:
+    """Measure the rates of this machine."""
+    product, solve, window = {}, {}, {}
+    generator = torch.Generator().manual_seed(1)
+    for n in ORDERS:
+        talls = [heavy_tailed(2 * n, n, generator) for _ in range(cores)]
+        grams = [gram_of(tall, 1.0) for tall in talls]
+        most = max(1, min(20, 2**31 // n**3))
+        product[n] = 2 * n**3 / per_core(lambda i, t=talls: gram_of(t[i], 1.0), cores, most)
+        solve[n] = SOLVE_FLOPS * n**3 / per_core(lambda i, g=grams: solve_gram(g[i]), cores, most)
+    for n in WINDOWS:
+        wide = [heavy_tailed(2 * n, 2 * n, generator) for _ in range(cores)]
+        places = windows_for(2 * n, 2 * n, FARMS)
+        assert places is not None and places.rows == max(n, 32)
+        took = per_core(
+            lambda i, w=wide, p=places: window_spectra([w[i]], p), cores, 1 if n > 256 else 5
+        )
+        window[n] = took / places.count
+    bare = Rates(product, solve, window, 0.0, 0.0, 0.0)
+    per_matrix, per_entry = host_work(bare, cores)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "small.safetensors"
+        save_file({"small.weight": torch.randn(32, 32)}, path)
+        start = min(process(analysis(path, cores), 1).wall for _ in range(2))
+    return Rates(product, solve, window, per_matrix, per_entry, start)
+
+
+def host_work(bare: Rates, cores: int) -> tuple[float, float]:
+    """Seconds per matrix and per entry beyond the bare calls, by least squares."""
+    generator = torch.Generator().manual_seed(2)
+    rows, rest = [], []
+    for shape in HOST:
+        name = "model.layers.0.mlp.up_proj.weight"
+        tensors = [{name: heavy_tailed(*shape, generator)} for _ in range(cores)]
+        opened = [open_model(one) for one in tensors]
+        found = [select(one).matrices[0] for one in opened]
+        settings = Settings(device="cpu", threads=1)
+
+        def work(i: int, opened: Any = opened, found: Any = found, how: Any = settings) -> None:
+            with reading(opened[i]) as read:
+                evaluate(Measure(read, FARMS)(found[i]), how)
+
+        took = per_core(work, cores, 4)
+        rows.append([1.0, float(found[0].params)])
+        rest.append(took - bare.seconds(found[0], FARMS))
+    weight = [1 / sum(row) ** 0.5 for row in rows]
+    a = np.array(rows) * np.array(weight)[:, None]
+    per_matrix, per_entry = np.linalg.lstsq(a, np.array(rest) * weight, rcond=None)[0]
+    return max(float(per_matrix), 0.0), max(float(per_entry), 0.0)
+
+
+def check(cores: int, runs: int) -> None:
+    """Predict the time of a checkpoint and analyse it, so many times in turn with the rates."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, small = Path(scratch) / "model", Path(scratch) / "small.safetensors"
+        write_mixture(folder)
+        save_file({"small.weight": torch.randn(32, 32)}, small)
+        matrices = select(open_model(folder)).matrices
+        ratios = []
+        for _ in range(runs):
+            rates = rates_here(cores)
+            print(rates)
+            expected = forecast(matrices, rates, 1, cores)
+            found = process(analysis(folder, cores), 1)
+            busy = found.cpu - process(analysis(small, cores), 1).cpu
+            ratios.append((expected.wall / found.wall, expected.busy / busy))
+            print(
+                f"{len(matrices)} matrices, {cores} cores: predicted {expected.wall:.1f} s by the "
+                f"clock and {expected.busy:.1f} s of processors, measured {found.wall:.1f} and "
+                f"{busy:.1f}: {ratios[-1][0]:.2f} and {ratios[-1][1]:.2f}",
+                flush=True,
+            )
+    wall, cpu = (statistics.median(r[i] for r in ratios) for i in (0, 1))
+    print(f"predicted / measured: {wall:.2f} by the clock, {cpu:.2f} of processors")
+
+
+def write_mixture(folder: Path) -> None:
+    """A dense layer and one of 48 small experts."""
+    write_checkpoint(folder, Shape(1280, 3456, 320, 4000), 1)
+    generator = torch.Generator().manual_seed(3)
+    experts = {
+        f"model.layers.2.mlp.experts.{e}.{part}.weight": heavy_tailed(*shape, generator)
+        for e in range(48)
+        for part, shape in {"up_proj": (256, 1024), "down_proj": (1024, 256)}.items()
+    }
+    save_file(experts, folder / "experts.safetensors")
+    (folder / "model.safetensors.index.json").unlink()
+
+
+HERE = Rates(
+    product=dict.fromkeys(ORDERS, 40e9),
+    solve=dict.fromkeys(ORDERS, 20e9),
+    window=dict.fromkeys(WINDOWS, 0.06),
+    per_matrix=0.02,
+    per_entry=1e-8,
+    start=2.0,
+)
+"""Measured with --check; two cores of a shared x86-64 machine (Xeon, AVX-512)."""
+GPU = Gpu(product=0.5 * 67e12 / 2, column=20e-6, memory=0.7 * 3.35e12, transfer=25e9, rates=HERE)
+"""H100 SXM by its data sheet (67 TFLOP/s float64 in tensor cores, 3.35 TB/s), halved and at 0.7; a
+multiplication and an addition are one of N M^2. The launches of a column and the transfer are
+guesses."""
+PRICES = {"core": 0.04, "GPU": 2.5}
+"""Dollars per hour, to be replaced by one's own."""
+
+
+def tables() -> None:
+    """What the README says."""
+    print("| model | matrices | parameters | stored | operations | of them FARMS | spectra |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    models = {name: make() for name, make in MODELS.items()}
+    for name, found in models.items():
+        everything, bare = (sum(flops(one, f) for one in found) for f in (FARMS, None))
+        cells = (
+            f"{len(found):,}",
+            f"{sum(one.params for one in found) / 1e9:.1f} G",
+            f"{sum(one.nbytes for one in found) / GB:,.0f} GB",
+            f"{everything:.1e}",
+            f"{100 * (1 - bare / everything):.0f}%",
+            f"{8 * sum(one.n_evals for one in found) / 1e6:,.0f} MB",
+        )
+        print("|", " | ".join((name, *cells)), "|")
+    print()
+    print("| model | on | time | without FARMS | device-hours | cost | to read, per process |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    machines = [(HERE, f"{2 * n} cores", n, 2, PRICES["core"]) for n in (1, 8, 64)]
+    machines += [(GPU, f"{n} GPU{'s' if n > 1 else ''}", n, 1, PRICES["GPU"]) for n in (1, 8, 64)]
+    for name, found in models.items():
+        for rates, label, parts, cores, price in machines:
+            whole = forecast(found, rates, parts, cores)
+            quick = forecast(found, rates, parts, cores, None)
+            hours = whole.wall * parts * cores / 3600
+            cells = (
+                duration(whole.wall),
+                duration(quick.wall),
+                f"{hours:,.1f}",
+                f"${hours * price:,.2f}",
+                f"{whole.reading / 1e6:,.0f} MB/s",
+            )
+            print("|", " | ".join((name, label, *cells)), "|")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    if options.check:
+        check(options.threads, options.runs)
+    else:
+        tables()
+
+
+if __name__ == "__main__":
+    main()
