@@ -404,3 +404,32 @@ def test_runs_of_odd_matrices_draw_what_there_is(zoo_run: Run) -> None:
     assert isinstance(gallery.matrix_picture(zoo_run, row, "esd"), Failure)
     with pytest.raises(OptionError):
         gallery.row_named(zoo_run, "nothing of the kind")
+
+
+def test_comparisons_and_trainings_are_drawn_too(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        model = {f"layers.{i}.up.weight": gaussian(40, 24, seed=step * i + i) for i in range(2)}
+        path = tmp_path / f"step-{step}.safetensors"
+        write_file(path, model)
+        done = run_weightscope("analyze", path, "--metrics", "alpha,rank", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    runs = [f"step-{step}.weightscope" for step in (1, 2, 3)]
+    for verb, count in (("compare", 2), ("compare", 3), ("track", 3)):
+        target = f"{verb}-{count}"
+        done = run_weightscope(verb, *runs[:count], "--svg", target, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        index = index_of(tmp_path / target)
+        kinds = {(entry["kind"], entry["subject"]) for entry in index}
+        assert ("esd", "layers.0.up.weight") in kinds
+        assert ("steps" if verb == "track" else "depth", "alpha") in kinds
+        root = ET.parse(tmp_path / target / "esd-layers.0.up.svg").getroot()
+        labels = {text.text for text in root.iter(f"{SVG}text")}
+        series = [label for label in labels if re.search(r"step[- ]\d", label or "")]
+        assert len(series) == count
+        for k in range(count):
+            spectrum = load_run(tmp_path / runs[k]).spectrum("layers.0.up.weight")
+            places = tick_positions(root, "x", 2)
+            across = affine(np.array([*places.values()]), np.log10([float(x) for x in places]))
+            points = path_points(group(root, f"survival-{k}"))
+            ends = 2 * np.log10(spectrum.singular_values[[-1, 0]])
+            assert points[[0, -1], 0] == pytest.approx(across[0] * ends + across[1], abs=5e-3)

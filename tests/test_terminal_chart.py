@@ -196,3 +196,15 @@ def test_powers_of_ten() -> None:
     assert [power_of_ten(k) for k in (-12, -3, -2, 0, 3, 4)] == [
         "10⁻¹²", "0.001", "0.01", "1", "1000", "10⁴",
     ]  # fmt: skip
+
+
+def test_the_readme_shows_a_real_one(minilm_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    found = re.search(r"<!-- plot -->\n```text\n(.*?)\n```\n<!-- /plot -->", readme, re.DOTALL)
+    assert found
+    lines = shown(drawn(minilm_run, "layer.0.attention.self.query", "esd"), 101, monkeypatch)
+    now = "\n".join(line.rstrip() for line in lines).strip().split("\n")
+    then = found[1].split("\n")
+    assert len(now) == len(then)
+    # another linear algebra may move the top of a bar
+    assert sum(a != b for a, b in zip(now, then, strict=True)) <= 3

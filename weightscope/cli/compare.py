@@ -123,10 +123,6 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
 
     if shape[0] is not o.By.name or how.weights:
         raise OptionError("--by and --weights compare two models, not more")
-    if output.html is not None or output.folders:
-        raise OptionError(
-            "--html, --png and --svg show two models, not more; track shows a training"
-        )
     columns = wide_columns(len(runs))
     output.check(columns)
     gates = read_gates(shape[1], columns)

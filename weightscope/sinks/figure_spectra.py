@@ -19,6 +19,7 @@ from weightscope.sinks.figure_page import (
     GREY,
     ORANGE,
     PURPLE,
+    SERIES,
     SKY,
     VERMILION,
     linear_axis,
@@ -29,7 +30,6 @@ from weightscope.sinks.figure_page import (
 from weightscope.spectrum import FloatArray
 from weightscope.text import printable, short
 
-_SERIES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"))
 _EVAL = "eigenvalue of WᵀW"
 _BELOW = 0.7
 """Decades below the lowest point of the spectrum down to which laws are drawn."""
@@ -119,7 +119,7 @@ def overlay(drawing: Figure, chart: Overlay) -> None:
     seen = [esd.density[np.isfinite(esd.density)] for _, esd in chart.spectra]
     low = min(float(density.min()) for density in seen) - _BELOW
     for k, (name, esd) in enumerate(chart.spectra):
-        colour, dashes = _SERIES[k % len(_SERIES)]
+        colour, dashes, _ = SERIES[k % len(SERIES)]
         left.stairs(
             np.where(np.isfinite(esd.density), esd.density, low - 1), esd.edges, baseline=low - 1,
             color=colour, linestyle=dashes, linewidth=1.2, label=printable(name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, cycle
 from math import log10
 from typing import Any
 
@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from weightscope.charts import Distribution, HeatMap, Line, Panel, Panels, Scale
 from weightscope.sinks.figure_page import (
     BLUE,
-    GREEN,
     GREY,
     HEADING,
-    PURPLE,
+    SERIES,
     VERMILION,
     linear_axis,
     padded,
@@ -33,7 +32,6 @@ from weightscope.ticks import linear_ticks, log_ticks
 
 MOST_LABELLED = 26
 """Blocks up to which every cell says its number."""
-_SERIES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
 _COLUMNS = 4
 _LETTER = 0.066
 """Inches that a letter of a label takes."""
@@ -206,8 +204,8 @@ def _panel(axes: Axes, panel: Panel, chart: Panels) -> None:
 def _styles(chart: Panels, panel: Panel) -> list[dict[str, Any]]:
     """How each line looks: series by name, the matrices of a module from dark to light."""
     count = len(panel.lines)
-    if chart.axis == "block" and count <= len(_SERIES):
-        named = zip(panel.lines, _SERIES, strict=False)
+    if chart.axis == "block":
+        named = zip(panel.lines, cycle(SERIES), strict=False)
         return [
             {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 2.6,
              "linewidth": 1.2, "label": _label(line.label, 28)}
