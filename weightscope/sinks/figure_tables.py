@@ -161,9 +161,10 @@ def panels(drawing: Figure, chart: Panels) -> None:
     limits, span = _limits(chart)
     for place, panel in zip(places, chart.panels, strict=False):
         _panel(place, panel, chart)
-        value_axis(place, "y", chart.scale, limits)
-        linear_axis(place, "x", span, 3 if chart.axis == "step" else 5)
         place.set_title(_label(panel.label, 28), fontsize=8, loc="left", pad=3)
+    # the axes are shared, so that one speaks for all
+    value_axis(places[0], "y", chart.scale, limits)
+    linear_axis(places[0], "x", span, 3 if chart.axis == "step" else 5)
     for place in places[count:]:
         place.set_visible(False)
     for k, place in enumerate(places[:count]):
