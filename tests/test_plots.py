@@ -373,6 +373,8 @@ def test_folders_are_kept_unless_forced(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 1 and "not empty" in refused.stderr
     nowhere = run_weightscope("report", run, "--png", "no/such/place", cwd=tmp_path)
     assert nowhere.returncode == 1 and "does not exist" in nowhere.stderr
+    into = run_weightscope("report", run, "--png", run, "--force", cwd=tmp_path)
+    assert into.returncode == 1 and "is a run folder" in into.stderr
     same = run_weightscope("report", run, "--png", "x", "--svg", "x", cwd=tmp_path)
     assert same.returncode == 2
     assert (tmp_path / "png" / "mine.txt").read_text() == "mine"
