@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -61,3 +62,23 @@ def zoo_run() -> Run:
 
     tensors = {f"{name}.weight": zoo.tensor(name) for name in zoo.ZOO}
     return weightscope.analyze(tensors, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, one processor each, which asks for a token."""
+    tests = str(Path(__file__).parent)  # where tasks find the jobs of tests
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    token = secrets.token_hex(16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", token)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+        cluster = Cluster(True, head_node_args={**node, "include_dashboard": False})
+        cluster.add_node(**node)
+        yield cluster
+        cluster.shutdown()

@@ -44,6 +44,7 @@ VALUES = {
     "noise",
     "page",
     "pictures",
+    "placement",
     "power_law",
     "proposal",
     "rank_plan",
@@ -80,6 +81,7 @@ ACTS = {
     "addresses",
     "agreement",
     "alignment",
+    "assignment",
     "bases",
     "changes",
     "charting",
@@ -167,7 +169,7 @@ MAY_IMPORT = {
     "openpyxl": {"sinks"},
     "gguf": {"formats"},
     "jinja2": set(),
-    "ray": set(),
+    "ray": {"executors"},
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -66,7 +68,7 @@ def test_norms_and_condition_numbers_agree(pairs: list[tuple[Row, Row]]) -> None
 
 def test_the_device_is_recorded() -> None:
     run = weightscope.analyze({"a.weight": torch.randn(64, 64)}, device="cuda:0")
-    assert run.provenance["settings"]["device"] == "cuda:0"
+    assert run.provenance["settings"]["device"] == "cuda"
     assert run.provenance["environment"]["device_name"] == torch.cuda.get_device_name(0)
 
 
@@ -79,3 +81,16 @@ def test_factors_have_the_errors_of_those_from_the_cpu(dtype: torch.dtype) -> No
     assert gpu.left.is_cuda
     for figure in ("frobenius_norm", "relative_error", "stored_error"):
         assert getattr(gpu, figure) == pytest.approx(getattr(cpu, figure), rel=1e-6), figure
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+def test_several_devices_write_what_one_writes(tmp_path: Path) -> None:
+    from checkpoints import write_file
+
+    model = write_file(tmp_path / "model.safetensors", _model())
+    for device, out in (("cuda:0", "one"), ("cuda", "all"), ("cuda:1,cuda:0", "two")):
+        weightscope.analyze(model, out=tmp_path / out, device=device, shuffled=0)
+    for name in ("table.jsonl", "rows.jsonl", "spectra.safetensors"):
+        expected = (tmp_path / "one" / name).read_bytes()
+        assert (tmp_path / "all" / name).read_bytes() == expected
+        assert (tmp_path / "two" / name).read_bytes() == expected

@@ -31,7 +31,8 @@ def analyze(
         out: Folder to keep the run in; nothing is kept where None.
         resume: Continue an interrupted run in ``out``.
         **settings: Fields of ``weightscope.settings.Settings``: ``metrics``, ``device``, ..., and
-            of ``weightscope.checkpoint.Access``: ``fetch``, ``revision``, ``token``, ``mmap``.
+            of ``weightscope.checkpoint.Access``: ``fetch``, ``revision``, ``token``, ``mmap``; and
+            of ``weightscope.placement.Placement``: ``executor``, ``ray_address``, ...
 
     Returns:
         A run: ``.rows``, ``.summary``, ``.to_dataframe()``, ``.spectrum(name)``.
@@ -45,6 +46,7 @@ def analyze(
 
     from weightscope import analysis
     from weightscope.checkpoint import Access
+    from weightscope.placement import Placement
     from weightscope.settings import Settings, parse_floor
     from weightscope.share import share_from
     from weightscope.sources import open_model
@@ -56,8 +58,12 @@ def analyze(
     if isinstance(settings.get("shard"), str):
         settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
+    where = {f.name: settings.pop(f.name) for f in fields(Placement) if f.name in settings}
+    placement = Placement(**where)
+    reach.setdefault("elsewhere", placement.executor != "local")
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    return analysis.analyze(open_model(model, Access(**reach)), Settings(**settings), saving)
+    checkpoint = open_model(model, Access(**reach))
+    return analysis.analyze(checkpoint, Settings(**settings), saving, placement=placement)
 
 
 def load_run(folder: str | Path) -> Run:

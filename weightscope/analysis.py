@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightscope.agreement import differences
 from weightscope.bases import selection_of
-from weightscope.checkpoint import Checkpoint
+from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
-from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.observer import Observer, Silent
 from weightscope.partition import Portion, portion
 from weightscope.parts import part_record
+from weightscope.placement import Placement
 from weightscope.plan import Plan, flops, make_plan
 from weightscope.provenance import provenance_of
 from weightscope.recipe import Farms, farms_preset
@@ -40,6 +40,10 @@ from weightscope.storage import (
 )
 from weightscope.summary import solver_counts, summarise
 from weightscope.text import count_of
+
+if TYPE_CHECKING:
+    from weightscope.assignment import Assignment
+    from weightscope.executors.contract import Executor
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def analyze(
     settings: Settings | None = None,
     saving: Saving | None = None,
     observer: Observer | None = None,
+    placement: Placement | None = None,
 ) -> Run:
     """Analyse every weight matrix of a model.
 
@@ -82,6 +87,7 @@ def analyze(
         settings: What to compute and how; the defaults where None.
         saving: Where to keep the run; nowhere where None.
         observer: Who is told about progress.
+        placement: Where the work is done; on this machine where None.
 
     Returns:
         The run, with every row; degenerate matrices have a status other than ``ok``.
@@ -89,26 +95,51 @@ def analyze(
     Raises:
         CheckpointError: The model cannot be read.
         OptionError: A setting makes no sense here.
+        ExecutorError: The place where the work is done fails.
         RunFolderError: The run folder cannot be written.
         IncomparableRunsError: ``--resume`` on a run of something else.
     """
-    settings, saving = settings or Settings(), saving or Saving()
+    settings, placement = settings or Settings(), placement or Placement()
     observer = observer or Silent()
-    from weightscope.ties import without_ties  # here, because it imports torch
+    from weightscope.assignment import anywhere
+    from weightscope.executors import executor_for
 
-    checkpoint = open_model(model)
-    for text in checkpoint.notes:
+    elsewhere = placement.executor != "local"
+    access = Access(elsewhere=elsewhere)
+    sides = [open_model(side, access) for side in (model, settings.base) if side is not None]
+    for text in sides[0].notes:
         observer.note(text)
-    base = open_model(settings.base) if settings.base else None
+    if elsewhere:
+        sides = list(map(anywhere, sides))
+    with executor_for(placement, settings.device, settings.threads) as executor:
+        if executor.note:
+            observer.note(executor.note)
+        base = sides[1] if len(sides) > 1 else None
+        return _analyze((sides[0], base), settings, saving or Saving(), observer, executor)
+
+
+def _analyze(
+    sides: tuple[Checkpoint, Checkpoint | None],
+    settings: Settings,
+    saving: Saving,
+    observer: Observer,
+    executor: Executor,
+) -> Run:
+    """Analyse an indexed checkpoint, beside its base where there is one, where it was chosen."""
+    from weightscope.assignment import Assignment  # here, because these import torch
+    from weightscope.ties import without_ties
+
+    checkpoint, base = sides
     selection = selection_of(checkpoint, base, settings, settings.merged)
     if base is None:
         selection = without_ties(checkpoint, selection)
-    settings, device_name = with_resources(settings)
-    provenance = provenance_of(settings, checkpoint, device_name, base)
+    settings = replace(settings, device=executor.device, threads=executor.threads)
+    farms = farms_recipe(settings)
+    provenance = provenance_of(settings, checkpoint, executor.device_name, base)
     part = _portion(selection, settings, checkpoint, observer)
     if part is not None:
         selection, provenance = part.selection, {**provenance, "whole": part.as_record()}
-    plan = make_plan(selection.matrices, farms_recipe(settings), settings.threads)
+    plan = make_plan(selection.matrices, farms, settings.threads)
     folder, finished = _choose_folder(saving, provenance, checkpoint.name, observer)
     if finished is not None:
         observer.note(f"{folder} holds this very run; it is used again")
@@ -118,7 +149,8 @@ def analyze(
     )
     until = inf if saving.max_time is None else monotonic() + saving.max_time
     with context as writer:
-        done = _execute((checkpoint, base), settings, plan, writer, _Until(observer, until))
+        assignment = Assignment(checkpoint, base, settings, farms)
+        done = _execute(assignment, plan, executor, _Log(writer, observer, until))
         run = replace(_finished(done, selection, settings, provenance), folder=folder)
         if writer and run.summary["stopped"] is None:
             writer.finish(run, _to_join(part, done[0]))
@@ -159,69 +191,48 @@ def _to_join(part: Portion | None, evaluated: Iterable[Evaluated]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class _Until:
-    """Who is told about progress, and the time at which no further batch is begun."""
+class _Log:
+    """Who writes down what is done, who is told, and when no further batch is begun."""
 
+    writer: RunWriter | None
     observer: Observer
     until: float
 
 
 def _execute(
-    sides: tuple[Checkpoint, Checkpoint | None],
-    settings: Settings,
-    plan: Plan,
-    writer: RunWriter | None,
-    watch: _Until,
+    assignment: Assignment, plan: Plan, executor: Executor, log: _Log
 ) -> tuple[list[Evaluated], dict[str, Spectrum]]:
-    observer = watch.observer
-    from weightscope.executors import local
-    from weightscope.measure import Measure, reading
-
-    farms = farms_recipe(settings)
-    recovered = writer.measured if writer else {}
+    """Do what is left of a plan; the order of what comes back is that of the plan."""
+    farms = assignment.farms
+    recovered = log.writer.measured if log.writer else {}
     before = [b for b in plan.batches if b.index in recovered]
-    observer.start(plan, sum(flops(m, farms) for b in before for m in b.matrices))
-    evaluated: list[Evaluated] = []
-    spectra: dict[str, Spectrum] = {}
-
-    def take(one: Measurement, found: Evaluated) -> None:
-        evaluated.append(found)
-        if one.spectrum is not None:
-            spectra[one.matrix.name] = one.spectrum
-
-    again = [one for batch in before for one in recovered[batch.index]]
-    entries = local.in_order(again, lambda one: evaluate(one, settings), settings.threads, 1)
-    for one, entry in zip(again, entries, strict=True):
-        take(one, entry)
+    log.observer.start(plan, sum(flops(m, farms) for b in before for m in b.matrices))
+    done = _again([one for b in before for one in recovered[b.index]], assignment.settings)
     left = [batch for batch in plan.batches if batch.index not in recovered]
-    ours, base = sides
-    wanted = [matrix for batch in left for matrix in batch.matrices]
-    theirs = [matrix.base for matrix in wanted if matrix.base]
-    with reading(ours, wanted) as read, reading(base or ours, theirs) as read_base:
-        work = Measure(
-            read,
-            farms,
-            settings.device,
-            settings.farms_embeddings,
-            settings.shuffled,
-            settings.quant_error,
-            settings.seed,
-            read_base,
-        )
-
-        def do(matrix: Matrix, fetched: Any) -> tuple[Measurement, Evaluated]:
-            measured = work(matrix, fetched)
-            return measured, evaluate(measured, settings)  # here, beside the work of the others
-
-        for batch, results in local.run(left, work.fetch, do, settings.threads, settings.device):
-            if writer:
-                writer.append(batch, [measured for measured, _ in results])
+    with closing(executor.run(assignment, left)) as finished:
+        for batch, results in finished:
+            if log.writer:
+                log.writer.append(batch, [measured for measured, _ in results])
             for one, found in results:
-                take(one, found)
-                observer.advance(one.matrix.name, flops(one.matrix, farms))
-            if monotonic() >= watch.until:
+                done[one.matrix.name] = one.spectrum, found
+                log.observer.advance(one.matrix.name, flops(one.matrix, farms))
+            if monotonic() >= log.until:
                 break
-    return evaluated, spectra
+    names = [matrix.name for matrix in plan.matrices if matrix.name in done]
+    spectra = {name: done[name][0] for name in names}
+    return [done[name][1] for name in names], {n: s for n, s in spectra.items() if s is not None}
+
+
+def _again(
+    measured: list[Measurement], settings: Settings
+) -> dict[str, tuple[Spectrum | None, Evaluated]]:
+    """Evaluate what an interrupted run had measured."""
+    from weightscope.executors import local
+
+    entries = local.in_order(measured, lambda one: evaluate(one, settings), settings.threads, 1)
+    return {
+        one.matrix.name: (one.spectrum, entry) for one, entry in zip(measured, entries, strict=True)
+    }
 
 
 def _finished(
@@ -248,15 +259,15 @@ def _finished(
 
 
 def with_resources(settings: Settings) -> tuple[Settings, str]:
-    """Settings with device and threads filled in, and the device's name.
+    """Settings with threads and one device filled in, and the device's name.
 
     Raises:
         OptionError: There is no such device here.
     """
-    from weightscope.executors import local
+    from weightscope.executors import devices
 
     try:
-        device, device_name = local.resolve_device(settings.device)
+        (device, *_), device_name = devices.resolve_devices(settings.device)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device {settings.device}: {error}") from None
     threads = settings.threads or available_threads()

@@ -28,12 +28,15 @@ class Access:
         revision: Branch, tag or commit of a hub model; empty for its default branch.
         token: Token for the hub; None for the usual environment and login.
         mmap: Map local files into memory instead of reading them.
+        elsewhere: Other machines will read the weights of a hub model too, and their caches may
+            hold less than the one here.
     """
 
     fetch: Literal["auto"] | Fetch = "auto"
     revision: str = ""
     token: str | None = field(default=None, repr=False)
     mmap: bool = False
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense; a token is never repeated in the sentence.
@@ -111,6 +114,8 @@ class Checkpoint:
         mmap: Map files into memory instead of reading them.
         metadata: What the writers of the files added to their headers, all files merged.
         undecoded: Why quantised tensors cannot be decoded, by their names.
+        place: Absolute path of a local checkpoint, by which another process opens it again; empty
+            for others.
     """
 
     name: str
@@ -126,3 +131,4 @@ class Checkpoint:
     mmap: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
+    place: str = field(default="", compare=False)

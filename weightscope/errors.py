@@ -23,6 +23,10 @@ class OptionError(WeightscopeError):
     exit_code = 2
 
 
+class ExecutorError(WeightscopeError):
+    """The place where the work is done fails: a device, a node, a cluster."""
+
+
 class RunFolderError(WeightscopeError):
     """A run folder cannot be written, read or continued."""
 

@@ -73,7 +73,7 @@ class Settings:
         shuffled: Replicas of the shuffled null; 0 chooses by size, None computes none.
         quant_error: Bit widths whose rounding error is measured.
         compat: Peer whose conventions to follow; None for ours.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, several of them with commas, or ``mps``.
         threads: Threads to use; 0 means all that this process may use.
         seed: Seed of everything random.
         base: Model to subtract, or that an adapter belongs to; None for none.
@@ -164,8 +164,9 @@ class Settings:
         peers.check(compat, vars(self))
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values for a run file."""
+        """Plain values for a run file; which one of several equal devices is no part of them."""
         record = asdict(self)
+        record["device"] = self.device.partition(":")[0]
         record["eval_floor"] = str(self.eval_floor)
         record["shard"] = str(self.shard) if self.shard else None
         record["metrics"] = [name for name in FAMILIES if name in self.metrics]

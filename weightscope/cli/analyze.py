@@ -43,6 +43,10 @@ def analyze(
     compat: a.CompatOption = None,
     device: o.DeviceOption = "auto",
     threads: o.ThreadsOption = 0,
+    executor: a.ExecutorOption = "local",
+    ray_address: a.RayAddressOption = "auto",
+    ray_gpus_per_task: a.RayGpusOption = None,
+    ray_unprotected: a.RayUnprotectedOption = False,
     seed: o.SeedOption = 0,
     out: o.OutOption = None,
     resume: o.ResumeOption = False,
@@ -102,14 +106,11 @@ def analyze(
         if compat is not None:
             _check_compat(compat, context)
         settings = _settings({**context.params, "shard": read_shard(shard, quiet)})
-        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
-        run = _run(
-            model,
-            access,
-            settings,
-            (not no_save, out, force, resume, parse_duration(max_time)),
-            quiet,
-        )
+        placement = _placement(context.params)
+        elsewhere = placement.executor != "local"
+        access = Access(fetch, revision, token, mmap, elsewhere)  # type: ignore[arg-type]
+        saving = (not no_save, out, force, resume, parse_duration(max_time))
+        run = _run(model, access, (settings, saving, placement), quiet)
         emit(run_emission(run, output, ww_names), output)
         apply_gates(gates, run.rows)
 
@@ -134,6 +135,13 @@ def _settings(given: Mapping[str, Any]) -> Any:
         "quant_error": parse_bits(given["quant_error"]),
     }
     return Settings(**plain | read)
+
+
+def _placement(given: Mapping[str, Any]) -> Any:
+    """Where the work is done, from options, each of which has the name of its field."""
+    from weightscope.placement import Placement
+
+    return Placement(**{f.name: given[f.name] for f in fields(Placement)})
 
 
 def _check_saving(out: Path | None, resume: bool, no_save: bool, force: bool) -> None:
@@ -169,7 +177,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet: bool) -> Any:
+def _run(model: str, access: Any, chosen: tuple[Any, ...], quiet: bool) -> Any:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
@@ -177,8 +185,9 @@ def _run(model: str, access: Any, settings: Any, saving: tuple[Any, ...], quiet:
     from weightscope.sources import open_model
 
     checkpoint = open_model(model, access)
+    settings, saving, placement = chosen
     with Talk(quiet) as talk:
-        run = analyze_model(checkpoint, settings, Saving(*saving), talk)
+        run = analyze_model(checkpoint, settings, Saving(*saving), talk, placement)
     if not quiet:
         degenerate = {k: n for k, n in run.summary["status"].items() if k != "ok"}
         if degenerate:

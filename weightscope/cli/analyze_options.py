@@ -42,6 +42,47 @@ MaxTimeOption = Annotated[
         show_default=False,
     ),
 ]
+_PLACE = "Where the work is done"
+
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="The devices of this machine, or a Ray cluster (pip install 'weightscope[ray]').",
+        rich_help_panel=_PLACE,
+    ),
+]
+RayAddressOption = Annotated[
+    str,
+    typer.Option(
+        "--ray-address",
+        metavar="auto|local|HOST:PORT|ray://HOST:PORT",
+        help="The cluster that this machine belongs to, one that is started here for this run "
+        "alone, or another one.",
+        rich_help_panel=_PLACE,
+    ),
+]
+RayGpusOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--ray-gpus-per-task",
+        metavar="SHARE",
+        help="Share of a GPU that a task takes, such as 0.25; 0 computes on the CPU. By default a "
+        "whole one where the cluster has GPUs. --threads is its number of cores, by default 1.",
+        rich_help_panel=_PLACE,
+        show_default=False,
+    ),
+]
+RayUnprotectedOption = Annotated[
+    bool,
+    typer.Option(
+        "--ray-unprotected",
+        help="Use a cluster beyond this machine that asks for no token, and so runs code of anyone "
+        "who reaches it.",
+        rich_help_panel=_PLACE,
+    ),
+]
 _TRUST = "Uncertainty and nulls"
 
 FitOption = Annotated[

@@ -45,6 +45,8 @@ def compare(
 
       weightscope compare a.weightscope b.weightscope --sort spectrum_w1 --top 20
 
+      weightscope compare base-model fine-tuned-model --html changes.html
+
       weightscope compare base merged --fail-on 'rel_change > 0.5' --format csv
     """
     with explained(debug, "The runs analysed so far are kept."):

@@ -275,7 +275,12 @@ EvalFloorOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N,...|mps",
+        help="Where to compute; cuda takes all CUDA devices of one model.",
+    ),
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", help="Cores to use; 0 means all this process may use.")

@@ -37,6 +37,8 @@ def track(
 
       weightscope track my-training --metric spectral_norm
 
+      weightscope track my-training/checkpoint-* --html training.html
+
       weightscope track run-100.weightscope run-500.weightscope --format csv > trajectory.csv
     """
     with explained(debug, "The runs analysed so far are kept."):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Condition, Thread
@@ -19,6 +20,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from weightscope.executors.contract import Job
 from weightscope.matrix import Matrix
 from weightscope.plan import READ_AHEAD_BYTES, Batch, memory_of
 
@@ -52,6 +54,30 @@ def resolve_device(wanted: str) -> tuple[str, str]:
     return "cpu", "CPU"
 
 
+@dataclass(frozen=True)
+class Local:
+    """One device of this machine, and the cores beside it.
+
+    Attributes:
+        device: Where the linear algebra runs.
+        device_name: Its name for people.
+        threads: Cores to use.
+    """
+
+    device: str
+    device_name: str
+    threads: int
+    note: str = ""
+
+    def run(
+        self, job: Job[Result], batches: Sequence[Batch]
+    ) -> Generator[tuple[Batch, list[Result]], None, None]:
+        """Do every matrix once; whole batches come in the order of the plan."""
+        with job.opened([matrix for batch in batches for matrix in batch.matrices]) as work_on:
+            work = work_on(self.device)
+            yield from run(batches, work.fetch, work, self.threads, self.device)
+
+
 def run(
     batches: Iterable[Batch],
     fetch: Callable[[Matrix], Fetched],
@@ -71,7 +97,7 @@ def run(
     batches = list(batches)
     everything = [matrix for batch in batches for matrix in batch.matrices]
     largest = max((matrix.nbytes for matrix in everything), default=0)
-    reader = Reader(fetch, largest + READ_AHEAD_BYTES)
+    reader = Reader(fetch, largest + READ_AHEAD_BYTES, device)
     queue = deque((matrix, reader.submit(matrix)) for matrix in everything)
     single = device != "cpu"
 
@@ -102,12 +128,13 @@ class Reader(Generic[Fetched]):
         fetch: Reads one matrix.
         room: Stored bytes that may be held at once, from their reading to their release; a matrix
             that is larger is read when nothing else is held.
+        device: What it reads for: memory that a GPU takes from directly is pinned in its context.
     """
 
-    def __init__(self, fetch: Callable[[Matrix], Fetched], room: int) -> None:
+    def __init__(self, fetch: Callable[[Matrix], Fetched], room: int, device: str = "cpu") -> None:
         self._fetch, self._room = fetch, room
         self._held, self._closed, self._changed = 0, False, Condition()
-        self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(1, device))
 
     def submit(self, matrix: Matrix) -> Future[Fetched]:
         """Read a matrix after those submitted before."""
@@ -136,6 +163,14 @@ class Reader(Generic[Fetched]):
 
     def _fits(self, nbytes: int) -> bool:
         return not self._held or self._held + nbytes <= self._room
+
+
+def begin(threads: int, device: str = "cpu") -> None:
+    """Begin a thread that works for a device, with so many linear-algebra threads of the host."""
+    torch.get_num_threads()  # the first look of a thread takes over what any other has set last
+    torch.set_num_threads(threads)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def side_by_side(matrices: Iterable[Matrix], threads: int) -> int:
@@ -173,7 +208,7 @@ def in_order(
     rest = iter(items)
     before = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+    pool = ThreadPoolExecutor(workers, initializer=begin, initargs=(threads,))
     try:
         pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers + TAKEN_AHEAD))
         while pending:
@@ -182,10 +217,10 @@ def in_order(
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        _reset_threads(before)
+        reset_threads(before)
 
 
-def _reset_threads(count: int) -> None:
+def reset_threads(count: int) -> None:
     """Undo for later threads what the workers set: torch keeps the last count as their default."""
     thread = Thread(target=torch.set_num_threads, args=(count,))
     thread.start()

@@ -58,4 +58,4 @@ def _open_named(model: str | Path, access: Access) -> Checkpoint:
             f"--revision {access.revision}: {shortened(str(model))} is a path; models on the hub "
             "have revisions, and hf://org/name means one even where a folder has that name"
         )
-    return replace(local.open_local(path), mmap=access.mmap)
+    return replace(local.open_local(path), mmap=access.mmap, place=str(path.absolute()))

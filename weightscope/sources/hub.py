@@ -82,9 +82,10 @@ def open_hub(address: HubAddress, access: Access) -> Checkpoint:
     with hushed():
         snapshot = _snapshot(address, access.token)
         paths, notes = _weights(snapshot)
-        shards, ignored = _shards(snapshot, paths, access.token)
+        shards, ignored = _shards(snapshot, paths, access)
     sizes = {path: shard.header.size for path, shard in zip(paths, shards, strict=True)}
-    missing = sum(size for path, size in sizes.items() if not snapshot.holds(path))
+    held = () if access.elsewhere else tuple(filter(snapshot.holds, paths))
+    missing = sum(size for path, size in sizes.items() if path not in held)
     remote, way = None, "from the hub's local cache"
     if missing:
         fetch, way = _way(access.fetch, missing, _free(snapshot.folder), ignored)
@@ -219,11 +220,11 @@ def _why_no_weights(address: HubAddress, names: list[str], below: list[str]) -> 
     return "holds no weights (no .safetensors file)"
 
 
-def _shards(snapshot: _Snapshot, paths: list[str], token: str | None) -> tuple[list[Shard], bool]:
+def _shards(snapshot: _Snapshot, paths: list[str], access: Access) -> tuple[list[Shard], bool]:
     """Headers of all files, and whether the server ignored byte ranges."""
     repository, commit = snapshot.address.repository, snapshot.commit
-    ranges = Ranges(repository, commit, token)
-    all_here = all(map(snapshot.holds, paths))
+    ranges = Ranges(repository, commit, access.token)
+    all_here = all(map(snapshot.holds, paths)) and not access.elsewhere
 
     def shard(path: str) -> Shard:
         uri, file = hub_uri(repository, commit, path), snapshot.folder / path
