@@ -263,9 +263,14 @@ def test_what_arrives_gives_the_same_figures(
     assert figures(travelled(assignment), matrices) == expected
 
 
-def test_a_model_in_memory_does_not_travel() -> None:
+def test_a_model_in_memory_does_not_travel(tmp_path: Path) -> None:
+    """Which is said before a cluster is looked for, and before anything is written."""
+    model = open_model(small_model())
     with pytest.raises(OptionError, match="in the memory of this process"):
-        assignment_of(small_model()).sent()
+        Assignment(model, None, SETTINGS, None).sent()
+    with pytest.raises(OptionError, match="in the memory of this process"):
+        weightscope.analyze(model, executor="ray", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_weights_under_the_same_path_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from weightscope.charting import (
 )
 from weightscope.charts import Grid, Panels
 from weightscope.columns import IDENTITY
-from weightscope.esd import Esd
 from weightscope.evaluate import columns_of
 from weightscope.page import Drawn, Figures, Page
 from weightscope.present import summary_blocks
@@ -45,7 +44,7 @@ _FACTS = (
 def run_page(run: Run) -> Page:
     """The page of one analysis."""
     grid = grid_of(run.rows)
-    found = _some(esds(run), grid, [str(row["name"]) for row in run.rows])
+    found = esds(run, _some(run.rows, grid))
     rows = {str(row["name"]): row for row in run.rows}
     spectra = tuple(
         (Drawn(0, found[name], caption(row)),) if name in found else ()
@@ -69,7 +68,8 @@ def run_page(run: Run) -> Page:
 
 def _size(run: Run) -> str:
     params = int(run.summary["params_total"])
-    return f"{count_of(len(run.rows), 'matrix')}, {params:,} parameters"
+    text = f"{count_of(len(run.rows), 'matrix')}, {params:,} parameters"
+    return text if len(run.rows) <= MOST_SPECTRA else f"{text}; spectra of {MOST_SPECTRA:,} of them"
 
 
 def _run_figures(rows: Sequence[Cells]) -> Iterable[Figures]:
@@ -86,14 +86,11 @@ def depth_panels(series: Mapping[str, Sequence[Cells]]) -> tuple[Panels, ...]:
     return tuple(panels for panels in found if panels.panels)
 
 
-def _some(found: Mapping[str, Esd], grid: Grid, names: Sequence[str]) -> Mapping[str, Esd]:
-    """As many spectra as a page holds, spread over the network."""
-    if len(found) <= MOST_SPECTRA:
-        return found
+def _some(rows: Sequence[Cells], grid: Grid) -> list[str]:
+    """As many matrices as a page has room for the spectra of, spread over the network."""
     first = [cell[0] for line in grid.cells for cell in line if cell]
-    order = dict.fromkeys([*first, *range(len(names))])
-    kept = [names[i] for i in order if names[i] in found][:MOST_SPECTRA]
-    return {name: found[name] for name in kept}
+    order = dict.fromkeys([*first, *range(len(rows))])
+    return [str(rows[i]["name"]) for i in order][:MOST_SPECTRA]
 
 
 def caption(row: Cells, suffix: str = "") -> str:

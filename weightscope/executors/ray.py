@@ -117,9 +117,10 @@ class Cluster:
     @property
     def note(self) -> str:
         """What it is made of."""
-        cpus, gpus = (sum(getattr(n, kind) for n in self.nodes) for kind in ("cpus", "gpus"))
+        cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
         return (
-            f"Ray cluster: {count_of(len(self.nodes), 'node')}, {cpus:g} CPUs, {gpus:g} GPUs; "
+            f"Ray cluster: {count_of(len(self.nodes), 'node')}, {count_of(int(cpus), 'CPU')}, "
+            f"{count_of(int(gpus), 'GPU')}; "
             f"{count_of(self.slots, 'task')} at a time, each on {self.device_name}"
         )
 

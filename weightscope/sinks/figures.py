@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
-from weightscope.pictures import Picture
+from weightscope.pictures import Overlay, Picture
 from weightscope.sinks import figure_spectra, figure_tables
 from weightscope.text import printable
 
@@ -63,6 +63,7 @@ _DRAW: Mapping[type, Callable[..., None]] = {
     Panels: figure_tables.panels,
     Esd: figure_spectra.esd,
     KsCurve: figure_spectra.ks_curve,
+    Overlay: figure_spectra.overlay,
 }
 
 
