@@ -78,24 +78,12 @@ def plan(
         from weightscope.sinks import terminal
 
         given = {
-            "by": by,
-            "modules": modules,
-            "top": parse_share(top),
-            "budget": parse_params(budget),
-            "across": across or None,
-            "include_embeddings": include_embeddings or None,
-            "prefix": prefix,
-            "rank": rank,
-            "target": parse_ratio("--target", goal),
-            "spread": spread,
-            "per": per,
-            "cap": parse_ratio("--cap", cap),
-            "low": low,
-            "high": high,
-            "bits": bits,
-            "basis": basis,
-            "rule": rule,
-        }
+            "by": by, "modules": modules, "top": parse_share(top), "budget": parse_params(budget),
+            "across": across or None, "include_embeddings": include_embeddings or None,
+            "prefix": prefix, "rank": rank, "target": parse_ratio("--target", goal),
+            "spread": spread, "per": per, "cap": parse_ratio("--cap", cap), "low": low,
+            "high": high, "bits": bits, "basis": basis, "rule": rule,
+        }  # fmt: skip
         options = {name: value for name, value in given.items() if value is not None}
         proposal = _written(run, target, options, out, force)
         if explain:
