@@ -227,7 +227,7 @@ def test_waiting_ends_when_no_node_is_left_for_the_work(left: list[Node]) -> Non
     )
     task = SimpleNamespace(options=options)
     cluster = Cluster(silent, task, (PLAIN,), Request(4), "CPU")
-    with pytest.raises(ExecutorError, match=r"no node is left .* layers\.19\.w; .* --resume"):
+    with pytest.raises(ExecutorError, match=r"no node is left .*'layers\.19\.w'; .*--resume"):
         next(cluster.run(Names(), batches(20)))
     assert len(handed) == cluster.window == 4 and cancelled == [1, 2, 3, 4]
     assert 0 < min(handed) <= max(handed) < PLAIN.memory
