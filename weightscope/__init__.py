@@ -58,10 +58,8 @@ def analyze(
         settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     where = {f.name: settings.pop(f.name) for f in fields(Placement) if f.name in settings}
-    placement = Placement(**where)
-    reach.setdefault("elsewhere", placement.executor != "local")
+    placement, access = Placement(**where), Access(**reach)
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    access = Access(**reach)
     return analysis.analyze(model, Settings(**settings), saving, placement=placement, access=access)
 
 

@@ -106,8 +106,10 @@ def analyze(
     from weightscope.assignment import anywhere
     from weightscope.executors import executor_for
 
-    sides = _opened(model, settings.base, access or Access(), observer)
-    if placement.executor != "local":
+    elsewhere = placement.executor != "local"
+    access = replace(access or Access(), elsewhere=elsewhere)
+    sides = _opened(model, settings.base, access, observer)
+    if elsewhere:
         sides = list(map(anywhere, sides))
     with executor_for(placement, settings.device, settings.threads) as executor:
         if executor.note:

@@ -31,14 +31,15 @@ import tempfile
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from shapes import MODELS as LLAMAS
 from shapes import Shape, heavy_tailed, layer_shapes, write_checkpoint
 from timing import analysis, call, process
 
@@ -58,6 +59,7 @@ from weightscope.sources import open_model
 from weightscope.tensor import TensorRef
 
 FARMS = Farms()
+T = TypeVar("T")
 GB = 1e9
 
 # --- models: shapes alone --------------------------------------------------------------------
@@ -111,7 +113,8 @@ def model(shapes: Iterable[tuple[str, int, int]], dtype: str = "BF16") -> tuple[
 
 
 MODELS = {
-    "7B": lambda: model(llama(32, Shape(4096, 11008, 4096, 32000))),
+    "1B": lambda: model(list(llama(16, LLAMAS["1b"]))[:-1]),  # the head is tied
+    "7B": lambda: model(llama(32, LLAMAS["7b"])),
     "70B": lambda: model(llama(80, Shape(8192, 28672, 1024, 128256))),
     "671B": lambda: model(deepseek(), "F8_E4M3"),
 }
@@ -206,22 +209,42 @@ class Forecast:
     reading: float
 
 
-def forecast(
-    matrices: tuple[Matrix, ...],
-    rates: Rates | Gpu,
-    parts: int,
-    cores: int,
-    farms: Farms | None = FARMS,
-) -> Forecast:
+@dataclass(frozen=True)
+class Work:
+    """Matrices in the order of their plan.
+
+    Attributes:
+        matrices: With whether each gets all threads.
+        farms: Windows of each, or none.
+    """
+
+    matrices: tuple[tuple[Matrix, bool], ...]
+    farms: Farms | None
+
+    @classmethod
+    def of(cls, matrices: tuple[Matrix, ...], farms: Farms | None = FARMS) -> Work:
+        """The plan of some matrices."""
+        batches = make_plan(matrices, farms).batches
+        return cls(tuple((one, b.alone) for b in batches for one in b.matrices), farms)
+
+    def each(self, value: Callable[[Matrix, Farms | None], T]) -> Iterator[T]:
+        """A value of every matrix that depends on its shape and role alone."""
+        known: dict[tuple[int, int, str], T] = {}
+        for one, _ in self.matrices:
+            key = (*one.tensor.shape, one.role)
+            if key not in known:
+                known[key] = value(one, self.farms)
+            yield known[key]
+
+
+def forecast(work: Work, rates: Rates | Gpu, parts: int, cores: int) -> Forecast:
     """Time of a plan cut into parts, each for a process of so many cores, or for a GPU."""
-    batches = make_plan(matrices, farms).batches
-    ordered = [(one, batch.alone) for batch in batches for one in batch.matrices]
-    owners = cut([cost(one, farms) for one, _ in ordered], parts)
+    owners = cut(list(work.each(cost)), parts)
     walls, taken, busy = [0.0] * parts, [0] * parts, 0.0
-    for (one, alone), owner in zip(ordered, owners, strict=True):
-        seconds = rates.seconds(one, farms)
-        busy += seconds
-        walls[owner] += seconds / (cores * (ALONE if alone and cores > 1 else 1.0))
+    seconds = work.each(rates.seconds)
+    for (one, alone), owner, each in zip(work.matrices, owners, seconds, strict=True):
+        busy += each
+        walls[owner] += each / (cores * (ALONE if alone and cores > 1 else 1.0))
         taken[owner] += one.nbytes
     start = rates.rates.start if isinstance(rates, Gpu) else rates.start
     reading = max(n / wall for n, wall in zip(taken, walls, strict=True) if wall)
@@ -315,7 +338,7 @@ def check(cores: int, runs: int) -> None:
         for _ in range(runs):
             rates = rates_here(cores)
             print(rates)
-            expected = forecast(matrices, rates, 1, cores)
+            expected = forecast(Work.of(matrices), rates, 1, cores)
             found = process(analysis(folder, cores), 1)
             busy = found.cpu - process(analysis(small, cores), 1).cpu
             ratios.append((expected.wall / found.wall, expected.busy / busy))
@@ -359,36 +382,41 @@ PRICES = {"core": 0.04, "GPU": 2.5}
 """Dollars per hour, to be replaced by one's own."""
 
 
+ROW = 4750
+"""Bytes of a row in a run folder, measurement and table together (the example model: 4,747)."""
+
+
 def tables() -> None:
     """What the README says."""
-    print("| model | matrices | parameters | stored | operations | of them FARMS | spectra |")
+    models = {name: Work.of(make()) for name, make in MODELS.items()}
+    print("| model | matrices | parameters | stored | operations | of them FARMS | run folder |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    models = {name: make() for name, make in MODELS.items()}
-    for name, found in models.items():
-        everything, bare = (sum(flops(one, f) for one in found) for f in (FARMS, None))
+    for name, work in models.items():
+        found = [one for one, _ in work.matrices]
+        everything, bare = (sum(replace(work, farms=f).each(flops)) for f in (FARMS, None))
         cells = (
             f"{len(found):,}",
             f"{sum(one.params for one in found) / 1e9:.1f} G",
-            f"{sum(one.nbytes for one in found) / GB:,.0f} GB",
+            f"{sum(one.nbytes for one in found) / GB:,.1f} GB",
             f"{everything:.1e}",
             f"{100 * (1 - bare / everything):.0f}%",
-            f"{8 * sum(one.n_evals for one in found) / 1e6:,.0f} MB",
+            f"{sum(8 * one.n_evals + ROW for one in found) / 1e6:,.1f} MB",
         )
         print("|", " | ".join((name, *cells)), "|")
     print()
-    print("| model | on | time | without FARMS | device-hours | cost | to read, per process |")
+    print("| model | on | time | without FARMS | device-hours | cost | reads, per process |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     machines = [(HERE, f"{2 * n} cores", n, 2, PRICES["core"]) for n in (1, 8, 64)]
     machines += [(GPU, f"{n} GPU{'s' if n > 1 else ''}", n, 1, PRICES["GPU"]) for n in (1, 8, 64)]
-    for name, found in models.items():
-        for rates, label, parts, cores, price in machines:
-            whole = forecast(found, rates, parts, cores)
-            quick = forecast(found, rates, parts, cores, None)
+    for name, work in models.items():
+        for rates, label, parts, cores, price in machines if name != "1B" else machines[:1]:
+            whole = forecast(work, rates, parts, cores)
+            quick = forecast(replace(work, farms=None), rates, parts, cores)
             hours = whole.wall * parts * cores / 3600
             cells = (
                 duration(whole.wall),
                 duration(quick.wall),
-                f"{hours:,.1f}",
+                f"{hours:,.2f}",
                 f"${hours * price:,.2f}",
                 f"{whole.reading / 1e6:,.0f} MB/s",
             )

@@ -107,8 +107,7 @@ def analyze(
             _check_compat(compat, context)
         settings = _settings({**context.params, "shard": read_shard(shard, quiet)})
         placement = _placement(context.params)
-        elsewhere = placement.executor != "local"
-        access = Access(fetch, revision, token, mmap, elsewhere)  # type: ignore[arg-type]
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         saving = (not no_save, out, force, resume, parse_duration(max_time))
         run = _run(model, access, (settings, saving, placement), quiet)
         emit(run_emission(run, output, ww_names), output)
