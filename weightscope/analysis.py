@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.agreement import differences
 from weightscope.bases import selection_of
-from weightscope.checkpoint import Checkpoint
+from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.measurement import Measurement
@@ -104,10 +104,12 @@ def analyze(
     from weightscope.assignment import anywhere
     from weightscope.executors import executor_for
 
-    sides = [open_model(side) for side in (model, settings.base) if side is not None]
+    elsewhere = placement.executor != "local"
+    access = Access(elsewhere=elsewhere)
+    sides = [open_model(side, access) for side in (model, settings.base) if side is not None]
     for text in sides[0].notes:
         observer.note(text)
-    if placement.executor != "local":
+    if elsewhere:
         sides = list(map(anywhere, sides))
     with executor_for(placement, settings.device, settings.threads) as executor:
         if executor.note:

@@ -104,7 +104,12 @@ class MeasureAndEvaluate:
 
 
 def anywhere(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with file names that mean the same in a process with another working folder."""
+    """The same with file names that mean the same in a process with another working folder.
+
+    Raises:
+        OptionError: It can be read in this process alone.
+    """
+    _check_travels(checkpoint)
     if checkpoint.remote is not None:
         return checkpoint
     tensors = tuple(
@@ -114,7 +119,7 @@ def anywhere(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _sent(checkpoint: Checkpoint) -> Checkpoint:
+def _check_travels(checkpoint: Checkpoint) -> None:
     if checkpoint.remote is None and not checkpoint.place:
         raise OptionError(
             f"{checkpoint.name}: is in the memory of this process, and tensors are not sent to a "
@@ -125,6 +130,10 @@ def _sent(checkpoint: Checkpoint) -> Checkpoint:
             "--fetch shard keeps whole files for one process; with --executor ray choose stream or "
             "cache"
         )
+
+
+def _sent(checkpoint: Checkpoint) -> Checkpoint:
+    _check_travels(checkpoint)
     return Checkpoint(
         checkpoint.name,
         (),

@@ -21,6 +21,8 @@ def compare(
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
@@ -43,6 +45,8 @@ def compare(
 
       weightscope compare a.weightscope b.weightscope --sort spectrum_w1 --top 20
 
+      weightscope compare base-model fine-tuned-model --html changes.html
+
       weightscope compare base merged --fail-on 'rel_change > 0.5' --format csv
     """
     with explained(debug, "The runs analysed so far are kept."):
@@ -57,7 +61,7 @@ def compare(
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         how = Comparing(weights, prefixes, force, not no_save, settings)
-        output = Output(format, csv, json, sort, top, bom, force, excel, html=html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 

@@ -18,6 +18,8 @@ def track(
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     top: o.TopOption = None,
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
@@ -35,6 +37,8 @@ def track(
 
       weightscope track my-training --metric spectral_norm
 
+      weightscope track my-training/checkpoint-* --html training.html
+
       weightscope track run-100.weightscope run-500.weightscope --format csv > trajectory.csv
     """
     with explained(debug, "The runs analysed so far are kept."):
@@ -50,7 +54,7 @@ def track(
         from weightscope.present_trajectory import trajectory_report
         from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, top, bom, force, excel, html=html)
+        output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html)
         output.check(())
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
