@@ -119,7 +119,9 @@ def test_pictures_show_themselves(minilm_run: Run) -> None:
         plots.distribution("erg_gap"),
         plots.depth("condition_number"),
     ):
-        assert figure._repr_png_().startswith(b"\x89PNG")
+        data, size = figure._repr_png_()
+        assert data.startswith(b"\x89PNG")
+        assert int.from_bytes(data[16:20]) == pytest.approx(2 * size["width"], abs=1)
     with pytest.raises(OptionError, match="no numeric column"):
         plots.heatmap("nonsense")
     with pytest.raises(OptionError, match="fits"):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import gaussian, run_weightscope, small_model, write_file, write_sharded
+from jobs import Names, batches
 
 import weightscope
 from weightscope.analysis import farms_recipe
@@ -20,6 +21,7 @@ from weightscope.checkpoint import Checkpoint, Remote
 from weightscope.errors import CheckpointError, ExecutorError, OptionError
 from weightscope.executors import executor_for
 from weightscope.executors.nodes import Node, Request, is_loopback, nodes_of, request_for
+from weightscope.executors.ray import Cluster
 from weightscope.executors.task import check_versions, versions
 from weightscope.placement import Placement
 from weightscope.plan import make_plan
@@ -200,6 +202,35 @@ def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyP
         executor_for(Placement("ray", address), "cpu", 1),
     ):
         pass
+
+
+@pytest.mark.parametrize("left", [[], [replace(PLAIN, memory=1)], [replace(PLAIN, cpus=1)]])
+def test_waiting_ends_when_no_node_is_left_for_the_work(left: list[Node]) -> None:
+    """A cluster that never answers, and whose nodes are gone, or too small for what is left."""
+    records = [
+        {
+            "Alive": True,
+            "NodeManagerAddress": node.address,
+            "Resources": {"CPU": node.cpus, "memory": node.memory},
+        }
+        for node in left
+    ]
+    handed, cancelled = list[int](), list[Any]()
+
+    def options(**given: Any) -> Any:
+        return SimpleNamespace(remote=lambda *args: handed.append(given["memory"]) or len(handed))
+
+    silent = SimpleNamespace(
+        wait=lambda refs, **_: ([], refs),
+        nodes=lambda: records,
+        cancel=lambda ref, force: cancelled.append(ref),
+    )
+    task = SimpleNamespace(options=options)
+    cluster = Cluster(silent, task, (PLAIN,), Request(4), "CPU")
+    with pytest.raises(ExecutorError, match=r"no node is left .*'layers\.19\.w'; .*--resume"):
+        next(cluster.run(Names(), batches(20)))
+    assert len(handed) == cluster.window == 4 and cancelled == [1, 2, 3, 4]
+    assert 0 < min(handed) <= max(handed) < PLAIN.memory
 
 
 # what of a job travels

@@ -17,23 +17,28 @@ import torch
 from checkpoints import ODD_NAMES, environment, gaussian, run_weightscope, write_file
 from matplotlib.colors import Normalize, to_hex
 
+import weightscope
 from weightscope import gallery
 from weightscope.charts import HeatMap, Panels
+from weightscope.comparing import Comparing, compare_many
 from weightscope.errors import OptionError
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 from weightscope.outcome import Failure
 from weightscope.pictures import Picture
+from weightscope.present_page_comparison import wide_page
+from weightscope.present_page_steps import trajectory_page
 from weightscope.run import Run
 from weightscope.sinks.figures import render
 from weightscope.sinks.folder import file_name, rendered
 from weightscope.storage import load_run
+from weightscope.trajectory import track
 
 SVG = "{http://www.w3.org/2000/svg}"
 FACTS = {"command": "weightscope analyze x", "tool": "weightscope 1"}
-FORMULAS = (r"a$\frac{1}{2}$.weight", "odd$.weight", r"\alpha_{$x^2$}.weight", "$$.weight")
-ODD = {"line\nbreak", "../../etc/passwd", "<script>alert(1)</script>", "nul\x00byte", "",
-       "gewicht.\u00e4\u00f6\u00fc.\u6743\u91cd.\U0001f600", "right-to-left\u202e"}  # fmt: skip
+FORMULAS = (r"a$\frac{1}{2}$.weight", "odd$.weight", "$$.weight")
+ODD = {"../../etc/passwd", "<script>alert(1)</script>", "nul\x00byte", "",
+       "gewicht.\u00e4\u00f6\u00fc.\u6743\u91cd.\U0001f600"}  # fmt: skip
 NO_ONE = "layers.0.mlp.up_proj.weight"
 
 
@@ -54,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, drawn as SVG while it was made."""
     folder = tmp_path_factory.mktemp("plots")
     write_file(folder / "model.safetensors", tensors())
-    options = ("--shuffled", "1", "--metrics", "alpha,erg,mp,null", "--out", "run", "--svg", "svg")
+    options = ("--shuffled", "1", "--metrics", "alpha,mp,null", "--out", "run", "--svg", "svg")
     done = run_weightscope("analyze", "model.safetensors", *options, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -122,7 +127,7 @@ def test_every_picture_is_a_file_and_the_index_says_which(folder: Path, run: Run
     assert len({entry["file"].lower() for entry in index}) == len(index)
     assert {entry["subject"] for entry in index if entry["kind"] == "esd"} == spectra
     kinds = {(entry["kind"], entry["subject"]) for entry in index}
-    assert {("heatmap", "alpha"), ("distribution", "erg_gap"), ("depth", "alpha")} <= kinds
+    assert {("heatmap", "alpha"), ("distribution", "mp_softrank"), ("depth", "alpha")} <= kinds
     assert ("heatmap", "alpha_farms") not in kinds  # not computed
     record = json.loads((folder / "svg" / "index.json").read_text())
     assert record["provenance"]["command"] == run.provenance["command"]
@@ -368,6 +373,8 @@ def test_folders_are_kept_unless_forced(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 1 and "not empty" in refused.stderr
     nowhere = run_weightscope("report", run, "--png", "no/such/place", cwd=tmp_path)
     assert nowhere.returncode == 1 and "does not exist" in nowhere.stderr
+    into = run_weightscope("report", run, "--png", run, "--force", cwd=tmp_path)
+    assert into.returncode == 1 and "is a run folder" in into.stderr
     same = run_weightscope("report", run, "--png", "x", "--svg", "x", cwd=tmp_path)
     assert same.returncode == 2
     assert (tmp_path / "png" / "mine.txt").read_text() == "mine"
@@ -409,27 +416,28 @@ def test_runs_of_odd_matrices_draw_what_there_is(zoo_run: Run) -> None:
 def test_comparisons_and_trainings_are_drawn_too(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         model = {f"layers.{i}.up.weight": gaussian(40, 24, seed=step * i + i) for i in range(2)}
-        path = tmp_path / f"step-{step}.safetensors"
-        write_file(path, model)
-        done = run_weightscope("analyze", path, "--metrics", "alpha,rank", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    runs = [f"step-{step}.weightscope" for step in (1, 2, 3)]
-    for verb, count in (("compare", 2), ("compare", 3), ("track", 3)):
-        target = f"{verb}-{count}"
-        done = run_weightscope(verb, *runs[:count], "--svg", target, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        index = index_of(tmp_path / target)
-        kinds = {(entry["kind"], entry["subject"]) for entry in index}
-        assert ("esd", "layers.0.up.weight") in kinds
-        assert ("steps" if verb == "track" else "depth", "alpha") in kinds
-        root = ET.parse(tmp_path / target / "esd-layers.0.up.svg").getroot()
-        labels = {text.text for text in root.iter(f"{SVG}text")}
-        series = [label for label in labels if re.search(r"step[- ]\d", label or "")]
-        assert len(series) == count
+        weightscope.analyze(
+            model, device="cpu", metrics=("alpha", "rank"), out=tmp_path / f"step-{step}"
+        )
+    runs = [str(tmp_path / f"step-{step}") for step in (1, 2, 3)]
+    done = run_weightscope("compare", *runs[:2], "--svg", "svg", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kinds = {(entry["kind"], entry["subject"]) for entry in index_of(tmp_path / "svg")}
+    assert {("esd", "layers.0.up.weight"), ("heatmap", "alpha_delta"), ("depth", "alpha")} <= kinds
+    how = Comparing()
+    wide = list(gallery.page_pictures(wide_page(compare_many(runs, how))))
+    steps = list(gallery.page_pictures(trajectory_page(track(runs, how), ())))
+    assert {("steps", "alpha"), ("heatmap", "alpha_change")} <= {(p.kind, p.subject) for p in steps}
+    overlays = [
+        next(p for p in drawn if p.subject == "layers.0.up.weight") for drawn in (wide, steps)
+    ]
+    roots = [ET.parse(tmp_path / "svg" / "esd-layers.0.up.svg").getroot(), *map(svg_of, overlays)]
+    for root, count in zip(roots, (2, 3, 3), strict=True):
+        places = tick_positions(root, "x", 2)
+        across = affine(np.array([*places.values()]), np.log10([float(x) for x in places]))
         for k in range(count):
-            spectrum = load_run(tmp_path / runs[k]).spectrum("layers.0.up.weight")
-            places = tick_positions(root, "x", 2)
-            across = affine(np.array([*places.values()]), np.log10([float(x) for x in places]))
+            spectrum = load_run(Path(runs[k])).spectrum("layers.0.up.weight")
             points = path_points(group(root, f"survival-{k}"))
             ends = 2 * np.log10(spectrum.singular_values[[-1, 0]])
             assert points[[0, -1], 0] == pytest.approx(across[0] * ends + across[1], abs=5e-3)
+        assert not [g for g in root.iter(f"{SVG}g") if g.get("id") == f"survival-{count}"]

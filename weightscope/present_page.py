@@ -51,18 +51,18 @@ def run_page(run: Run) -> Page:
         for name, row in rows.items()
     )
     return Page(
-        run.label,
-        _size(run),
-        tuple(summary_blocks(run)),
-        tuple(_run_figures(run.rows)),
-        "alpha",
-        _MAIN,
-        _FACTS,
-        grid,
-        depth_panels({run.name: run.rows}),
-        (run.name,),
-        spectra,
-        tuple(provenance_lines(run.provenance)),
+        title=run.label,
+        subtitle=_size(run),
+        blocks=tuple(summary_blocks(run)),
+        figures=tuple(_run_figures(run.rows)),
+        first="alpha",
+        main=_MAIN,
+        facts=_FACTS,
+        grid=grid,
+        panels=depth_panels({run.name: run.rows}),
+        series=(run.name,),
+        spectra=spectra,
+        origin=tuple(provenance_lines(run.provenance)),
     )
 
 
@@ -82,6 +82,11 @@ def _run_figures(rows: Sequence[Cells]) -> Iterable[Figures]:
 
 
 def depth_panels(series: Mapping[str, Sequence[Cells]]) -> tuple[Panels, ...]:
+    """The usual charts over depth, those that have a value.
+
+    Args:
+        series: Rows by the label of their line.
+    """
     found = (over_depth(series, column_named(name)) for name in OVER_DEPTH)
     return tuple(panels for panels in found if panels.panels)
 
@@ -94,7 +99,12 @@ def _some(rows: Sequence[Cells], grid: Grid) -> list[str]:
 
 
 def caption(row: Cells, suffix: str = "") -> str:
-    """The fit of one matrix in a few words."""
+    """The fit of one matrix in a few words; empty without a fit.
+
+    Args:
+        row: Of a run or a comparison.
+        suffix: What the columns of its side end in.
+    """
     alpha, error, ks, n = (
         row.get(f"{name}{suffix}") for name in ("alpha", "alpha_stderr", "alpha_ks", "alpha_n_tail")
     )

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.explained import say
 from weightscope.cli.options import Format
 from weightscope.columns import Column
-from weightscope.errors import OptionError
+from weightscope.errors import OptionError, OutputError
 from weightscope.evaluate import Row, all_columns
 from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
 from weightscope.present import run_report
@@ -19,6 +20,7 @@ from weightscope.present_provenance import provenance_lines
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
+from weightscope.storage import is_run
 
 if TYPE_CHECKING:
     from weightscope.page import Page
@@ -82,6 +84,7 @@ class Output:
         if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
         for target in self.folders.values():
+            _keep_runs(target)
             check_folder(target, self.force)
         self._check_installed()
 
@@ -170,7 +173,14 @@ def _draw(emission: Emission, output: Output) -> None:
     facts = {key: value for key, value in emission.facts.items() if key != "details"}
     pictures = tuple(_pictures(emission))
     for format, target in output.folders.items():
+        _keep_runs(target)
         folder.write(pictures, target, format, facts, output.force)
+
+
+def _keep_runs(target: str) -> None:
+    """A run folder holds nothing but its run, not even where ``--force`` is given."""
+    if is_run(Path(target)):
+        raise OutputError(f"{target}: is a run folder; choose another one for pictures")
 
 
 def _pictures(emission: Emission) -> Iterable[Picture]:

@@ -71,7 +71,7 @@ def heat_map(drawing: Figure, chart: HeatMap) -> None:
     axes.tick_params(length=0)
     axes.set_yticks(np.arange(down) + 0.5, labels)
     blocks = ["—" if block is None else str(block) for block in chart.grid.blocks]
-    step = -(-across // 40)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if across <= 32 * step)
     shown = [i for i in range(across) if i % step == 0 or chart.grid.blocks[i] is None]
     axes.set_xticks([i + 0.5 for i in shown], [blocks[i] for i in shown])
     axes.set_xlabel("block (— outside the blocks)" if "—" in blocks else "block")
@@ -161,9 +161,10 @@ def panels(drawing: Figure, chart: Panels) -> None:
     limits, span = _limits(chart)
     for place, panel in zip(places, chart.panels, strict=False):
         _panel(place, panel, chart)
-        value_axis(place, "y", chart.scale, limits)
-        linear_axis(place, "x", span, 3 if chart.axis == "step" else 5)
         place.set_title(_label(panel.label, 28), fontsize=8, loc="left", pad=3)
+    # the axes are shared, so that one speaks for all
+    value_axis(places[0], "y", chart.scale, limits)
+    linear_axis(places[0], "x", span, 3 if chart.axis == "step" else 5)
     for place in places[count:]:
         place.set_visible(False)
     for k, place in enumerate(places[:count]):
@@ -206,8 +207,9 @@ def _styles(chart: Panels, panel: Panel) -> list[dict[str, Any]]:
     count = len(panel.lines)
     if chart.axis == "block":
         named = zip(panel.lines, cycle(SERIES), strict=False)
+        dot = 2.6 if max(len(line.x) for line in panel.lines) < 40 else 1.3
         return [
-            {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 2.6,
+            {"color": colour, "linestyle": dashes, "marker": marker, "markersize": dot,
              "linewidth": 1.2, "label": _label(line.label, 28)}
             for line, (colour, dashes, marker) in named
         ]  # fmt: skip

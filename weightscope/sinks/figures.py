@@ -70,9 +70,11 @@ _DRAW: Mapping[type, Callable[..., None]] = {
 class Drawing(Figure):
     """A figure that a notebook shows, whether or not matplotlib was set up for it."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """The picture, and its size on the page: half as many pixels as it has."""
+        width, height = (round(inches * DOTS / 2) for inches in self.get_size_inches())
         with styled():
-            return _bytes(self, "png", {})
+            return _bytes(self, "png", {}), {"width": width, "height": height}
 
 
 @contextmanager
