@@ -14,12 +14,13 @@ PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {
-    "columns",
-    "errors",
-    "outcome",
-    "plugins",
-    "recipe",
     "resources",
+    "once",
+    "errors",
+    "plugins",
+    "columns",
+    "outcome",
+    "recipe",
     "tensor",
     "text",
     "version",
@@ -167,7 +168,7 @@ MAY_IMPORT = {
     "scipy": set(),
     "matplotlib": {"sinks"},
     "openpyxl": {"sinks"},
-    "gguf": {"formats"},
+    "gguf": {"formats", "encodings"},
     "jinja2": set(),
     "ray": {"executors"},
 }

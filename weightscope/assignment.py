@@ -12,13 +12,14 @@ from typing import Any
 from weightscope.checkpoint import Access, Checkpoint, SourceFile
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Evaluated, evaluate
-from weightscope.expressions import Reader
+from weightscope.expressions import Reader, base_of
 from weightscope.matrix import Matrix
 from weightscope.measure import Measure, reading
 from weightscope.measurement import Measurement
 from weightscope.recipe import Farms
 from weightscope.settings import Settings
 from weightscope.sources import open_model
+from weightscope.tensor import TensorRef
 
 Done = tuple[Measurement, Evaluated]
 
@@ -42,7 +43,7 @@ class Assignment:
     @contextmanager
     def opened(self, wanted: Sequence[Matrix]) -> Iterator[Callable[[str], MeasureAndEvaluate]]:
         """Open the checkpoints for reading; yields the work on a device."""
-        theirs = [matrix.base for matrix in wanted if matrix.base]
+        theirs = [base for base in map(base_of, wanted) if base]
         with (
             reading(self.checkpoint, wanted) as read,
             reading(self.base or self.checkpoint, theirs) as read_base,
@@ -112,11 +113,11 @@ def anywhere(checkpoint: Checkpoint) -> Checkpoint:
     _check_travels(checkpoint)
     if checkpoint.remote is not None:
         return checkpoint
-    tensors = tuple(
-        replace(ref, file=str(Path(ref.file).absolute())) if ref.file else ref
-        for ref in checkpoint.tensors
-    )
-    return replace(checkpoint, tensors=tensors)
+
+    def absolute(ref: TensorRef) -> TensorRef:
+        return replace(ref, file=str(Path(ref.file).absolute())) if ref.file else ref
+
+    return checkpoint.moved(absolute)
 
 
 def _check_travels(checkpoint: Checkpoint) -> None:

@@ -29,6 +29,10 @@ def compare(
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Compare two runs or checkpoints, or several with the first.
@@ -51,6 +55,7 @@ def compare(
     """
     with explained(debug, "The runs analysed so far are kept."):
         from weightscope.alignment import parse_prefix_map
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output
         from weightscope.comparing import Comparing
         from weightscope.errors import OptionError
@@ -60,7 +65,8 @@ def compare(
             raise OptionError("compare needs at least two runs or checkpoints")
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
-        how = Comparing(weights, prefixes, force, not no_save, settings)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        how = Comparing(weights, prefixes, force, not no_save, settings, access)
         output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 

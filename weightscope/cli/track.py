@@ -24,6 +24,10 @@ def track(
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Follow every matrix over the checkpoints of a training, ordered by step.
@@ -44,6 +48,7 @@ def track(
     with explained(debug, "The runs analysed so far are kept."):
         from weightscope import trajectory as t
         from weightscope.alignment import parse_prefix_map
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
         from weightscope.comparing import Comparing
@@ -59,7 +64,8 @@ def track(
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
-        how = Comparing(False, prefixes, force, not no_save, settings)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        how = Comparing(False, prefixes, force, not no_save, settings, access)
         with Talk(quiet) as talk:
             found = t.track(t.expand(runs), how, talk)
         summary = t.summarise(found)

@@ -41,6 +41,12 @@ _OTHER_KINDS = (
     (re.compile(r"\.vera_lambda_[bd]$"), "VeRA"),
     (re.compile(r"\.lora_E$"), "AdaLoRA"),
     (re.compile(r"\.lora_mid\.weight$"), "LoCon with a Tucker core"),
+    (re.compile(r"(^|\.)prompt_embeddings$"), "prompt or prefix tuning"),
+    (re.compile(r"\.poly_lora_[AB]$"), "Poly"),
+    (re.compile(r"\.vblora_(logits|vector_bank)\w*$"), "VB-LoRA"),
+    (re.compile(r"\.fourierft_spectrum$"), "FourierFT"),
+    (re.compile(r"\.bone_block$"), "Bone"),
+    (re.compile(r"\.hra_u$"), "HRA"),
 )
 _VARIANTS = {
     "use_qalora": "QALoRA",
