@@ -70,7 +70,7 @@ def test_a_forecast_by_hand(scaling: ModuleType) -> None:
         assert found.busy == pytest.approx(8 * each, rel=1e-12)
         assert found.reading == pytest.approx(2 * 1000 * 500 / (each / 2), rel=1e-12)
     gpu = scaling.Gpu(1e12, 1e-5, 1e12, 1e10, rates)
-    on_gpu = 1000 * 500**2 / 1e12 + 500e-5 + 8 / 3 * 500**3 / 1e12 + 0.25 + 5e-4 + 1e6 / 1e10
+    on_gpu = 1000 * 500**2 / 1e12 + 500e-5 + 8 / 3 * 500**3 / 1e12 + 0.25 + 1e6 / 1e10
     assert scaling.forecast(work, gpu, 1, 1).busy == pytest.approx(8 * on_gpu, rel=1e-12)
     assert scaling.between({64: 1.0, 256: 4.0}, 128) == pytest.approx(2.0)
     assert scaling.between({64: 1.0, 256: 4.0}, 9999) == pytest.approx(4.0)

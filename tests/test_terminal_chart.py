@@ -119,6 +119,9 @@ def test_a_spectrum_has_its_bars_and_cuts_in_place(
     for words in ("spectrum", "xmin", "ERG cut", "Marchenko-Pastur", "power law", "alpha 2.46"):
         assert words in text
     assert "shuffled" not in text and "\x1b" not in text
+    colours = {str(span.style) for span in terminal_chart.esd(chart, 60).spans}
+    assert {"#56B4E9", "#D55E00", "#009E73", "#E69F00"} <= colours
+    assert not terminal_chart.esd(chart, 60).style  # nothing is dimmed as a whole
 
 
 def test_the_search_marks_the_choice_at_the_lowest_dots(
