@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {
     "columns",
     "errors",
+    "json_text",
     "outcome",
     "plugins",
     "recipe",

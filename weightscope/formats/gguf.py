@@ -91,7 +91,7 @@ def index_file(path: Path) -> Checkpoint:
     """
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
+            raise CheckpointError(f"{path}: is not a file; download or copy it again")
         facts = path.stat()
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
@@ -104,7 +104,9 @@ def index_file(path: Path) -> Checkpoint:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
     tensors = list(_tensors(path, header, facts.st_size))
     if not tensors:
         raise CheckpointError(f"{path}: lists no tensors; download or copy it again")
@@ -146,7 +148,7 @@ def _tensor(
     if row % block:
         raise CheckpointError(
             f"{path}: tensor {shortened(listed.name)} has rows of {row} entries, which is no "
-            f"multiple of the {block} in a block of {name}"
+            f"multiple of the {block} in a block of {name}; download or copy it again"
         )
     count = 1
     for n in listed.shape:

@@ -120,15 +120,16 @@ class _Cursor:
         self._block, self._start = b"", 0
 
     def refuse(self, why: str) -> NoReturn:
-        raise CheckpointError(f"{self.file}: not a valid GGUF file: {why}")
+        raise CheckpointError(
+            f"{self.file}: not a valid GGUF file: {why}; download or copy it again"
+        )
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
         end = self.position + count
         if end > self.size:
             self.refuse(
-                f"its header needs {end} bytes but the file has {self.size}; it is truncated, "
-                "download or copy it again"
+                f"it is truncated: its header needs {end} bytes but the file has {self.size}"
             )
         if end > MAX_HEADER:
             self.refuse(f"its header is longer than {MAX_HEADER} bytes")
@@ -159,7 +160,7 @@ class _Cursor:
             self.refuse("it does not begin with GGUF")
         version: int = self.number("I")
         if version and not version & 0xFFFF:
-            self.refuse("it is of a big-endian machine; convert it first")
+            raise CheckpointError(f"{self.file}: is of a big-endian machine; convert it first")
         return version
 
     def pairs(self, count: int) -> Iterator[tuple[str, Any]]:

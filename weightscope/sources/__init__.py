@@ -50,7 +50,9 @@ def _open_named(model: str | Path, access: Access) -> Checkpoint:
         address = hub_address(text) if is_address(text) or not path.exists() else None
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{shortened(str(model))}: cannot be a path ({why})") from None
+        raise CheckpointError(
+            f"{shortened(str(model))}: cannot be a path ({why}); name a file, a folder or a hub id"
+        ) from None
     if address is not None:
         return hub.open_hub(address, access)
     if access.revision:

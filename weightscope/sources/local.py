@@ -55,7 +55,9 @@ def open_local(path: Path) -> Checkpoint:
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it; check the mode") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -225,7 +227,10 @@ def _why_no_weights(folder: Path, names: Sequence[str]) -> str:
         return f"holds a distributed checkpoint without {lacks}; copy the rest of it"
     state = [name for name in names if is_training_state(name)]
     if state:
-        return f"holds no weights, only the state of a training ({state[0]!r})"
+        return (
+            f"holds no weights, only the state of a training ({state[0]!r}); name the folder of "
+            "the model"
+        )
     foreign = [name for name in names if name.endswith(_FOREIGN)]
     if foreign:
         return (
@@ -233,4 +238,4 @@ def _why_no_weights(folder: Path, names: Sequence[str]) -> str:
             "safetensors first"
         )
     known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-    return f"holds no weights (no file of {known})"
+    return f"holds no weights (no file of {known}); name the folder or the file that does"
