@@ -100,13 +100,26 @@ def _serve() -> None:
 
     completed({}, "llama")  # the first configuration takes the imports of its library
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        sys.argv = ["weightscope", "explain"]
-        main()
+    _warm(main)
     gc.freeze()  # or the collector of every fork copies all of it
     base = _ended({"arguments": ["--version"], "cwd": ".", "shrinks": None}, main, 0).peak
     for line in sys.stdin:
         print(json.dumps(asdict(_ended(json.loads(line), main, base))), flush=True)
+
+
+def _warm(main: Any) -> None:
+    """Do once what every command would do again: imports, and what is made when it is wanted."""
+    import torch
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        model, run = f"{folder}/model.safetensors", f"{folder}/run"
+        save_file({"w": torch.eye(8, 6)}, model)
+        for command in (["inspect", model], ["analyze", model, "--out", run], ["report", run]):
+            sys.argv = ["weightscope", *command, "--format", "table"]
+            output = io.TextIOWrapper(io.BytesIO())
+            with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+                main()
 
 
 def _ended(job: Mapping[str, Any], main: Any, base: int) -> Ended:
