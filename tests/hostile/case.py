@@ -23,6 +23,7 @@ class Case:
         shrinks: Bytes that are left of the model's file when its tensors are read; None for all.
         memory: Most MiB that either command may take beyond the imports.
         far: Whether the same files on a hub have to end alike.
+        elsewhere: Whether the reader's own tests have the same bytes: here the slow suite has.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     shrinks: int | None = None
     memory: int = 200
     far: bool = False
+    elsewhere: bool = False
 
     def expected(self, verb: str) -> int:
         """Exit code of a verb."""

@@ -54,7 +54,7 @@ LYING_GGUF = {
     "endless array": (gguf_header(keys=1, pairs=gguf_pair(b"k", 9, struct.pack("<IQ", 12, 2**60))),
                       "truncated"),
     "endless words": (gguf_header(keys=1, pairs=gguf_pair(b"k", 9, struct.pack("<IQ", 8, 2**60))),
-                      "truncated"),
+                      "words, more than"),
     "no alignment": (gguf_header(keys=1, pairs=gguf_pair(b"general.alignment", 4, bytes(4))),
                      "alignment"),
 }  # fmt: skip
@@ -90,7 +90,9 @@ def cases() -> Iterator[Case]:
     words = gguf_pair(b"k", 9, struct.pack("<IQ", 8, 2**33))
     start = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + words
     yield Case(
-        "GGUF: 2^33 empty words in a sparse file", sparse(start, 1 << 37, "m.gguf"), "longer than"
+        "GGUF: 2^33 empty words in a sparse file",
+        sparse(start, 1 << 37, "m.gguf"),
+        "words, more than",
     )
     experts = gguf_tensor(b"blk.0.ffn_up_exps.weight", (32, 0, 2**40))
     yield Case(

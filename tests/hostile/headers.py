@@ -117,7 +117,13 @@ def cases() -> Iterator[Case]:
     contents = dict(hostile_files())
     assert set(contents) == set(SAYS)
     for name, content in contents.items():
-        yield Case(f"header: {name}", written(content), SAYS[name], far=name in FAR)
+        yield Case(
+            f"header: {name}",
+            written(content),
+            SAYS[name],
+            far=name in FAR,
+            elsewhere=name not in FAR,
+        )
     cap = 100_000_000
     yield Case(
         "header: 100 MB of zeros, sparse",

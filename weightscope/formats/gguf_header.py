@@ -17,6 +17,8 @@ from weightscope.errors import CheckpointError
 from weightscope.text import shortened
 
 MAX_HEADER = 100_000_000
+MOST_WORDS = 1 << 22
+"""Sixteen times the largest vocabularies; each may be empty."""
 _READ_AT_ONCE = 1 << 20
 _MOST_DIMENSIONS = 4
 _DEEPEST = 4
@@ -178,6 +180,8 @@ class _Cursor:
         inside, count = self.number("I"), self.number("Q")
         if inside in _SCALARS:
             self._skip(count * struct.calcsize(f"<{_SCALARS[inside]}"))
+        elif inside == _STRING and count > MOST_WORDS:
+            self.refuse(f"it has a list of {count} words, more than {MOST_WORDS}")
         elif inside == _STRING:
             self._skip_strings(count)
         else:

@@ -341,10 +341,10 @@ def _tensor(file: str, name: str, entry: Any, base: int) -> TensorRef:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         _refuse(file, f"tensor {label} has the unknown dtype {shortened(dtype)}")
+    if isinstance(shape, list) and len(shape) > MOST_DIMENSIONS:
+        _refuse(file, f"tensor {label} has {len(shape)} dimensions, more than {MOST_DIMENSIONS}")
     if not isinstance(shape, list) or not all(_is_count(n) for n in shape) or not _fits(shape):
         _refuse(file, f"tensor {label} has the impossible shape {shortened(shape)}")
-    if len(shape) > MOST_DIMENSIONS:
-        _refuse(file, f"tensor {label} has {len(shape)} dimensions, more than {MOST_DIMENSIONS}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         _refuse(file, f"tensor {label} has the impossible offsets {shortened(offsets)}")
     start, stop = offsets
