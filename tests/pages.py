@@ -23,6 +23,7 @@ ATTACKS = (
     '"><svg onload="window.pwned = 1">',
     "<!--<script>",
     "$title ${data} {{7*7}}",
+    "endless." * 3000,
 )
 """Names that would run something in a page that took them for markup."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import gaussian, write_file
+from checkpoints import gaussian, run_weightscope, write_file
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -24,9 +24,12 @@ from weightscope.measure import Measure, reading
 from weightscope.measurement import Measurement
 from weightscope.metrics import adapter
 from weightscope.outcome import Values
+from weightscope.present import run_report
+from weightscope.report import Paragraph
 from weightscope.select import Selection, select_for
 from weightscope.settings import Settings
 from weightscope.sources import open_model
+from weightscope.storage import load_run
 from weightscope.tensor import DTYPES, TensorRef
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -336,6 +339,22 @@ def test_a_module_that_was_never_trained_has_an_empty_spectrum(tmp_path: Path) -
     }  # fmt: skip
 
 
+def test_a_module_that_was_never_trained_is_said_loudly(tmp_path: Path) -> None:
+    """By its status, on standard error, at the top of the report, and in its advice."""
+    tensors = factors("a.q_proj", 40, 36) | factors("b.q_proj", 40, 36)
+    tensors[f"{PREFIX}b.q_proj.lora_B.weight"].zero_()
+    path = write_adapter(tmp_path / "lora", tensors)
+    done = run_weightscope("analyze", path, "--format", "csv", "--out", "run", cwd=tmp_path)
+    said = "1 update of the adapter is zero (B = 0), as if never trained: b.q_proj."
+    assert done.returncode == 0 and said in done.stderr
+    rows = {row["name"]: row for row in load_run(tmp_path / "run").rows}
+    assert rows["a.q_proj.weight"]["status"] == "too_few"  # as an update of rank 4
+    dead = rows["b.q_proj.weight"]
+    assert (dead["status"], dead["reading"], dead["delta_rank_99"]) == ("zero", "dead", 0)
+    blocks = run_report(load_run(tmp_path / "run")).blocks
+    assert any(isinstance(block, Paragraph) and block.text == said for block in blocks)
+
+
 # what is refused
 
 
@@ -352,7 +371,10 @@ def test_kinds_that_need_the_base_say_so(tmp_path: Path) -> None:
         assert "--base" in excluded.reason
 
 
-@pytest.mark.parametrize("kind", ["LOHA", "LOKR", "OFT", "IA3", "VERA", "ADALORA", "FUTURE"])
+@pytest.mark.parametrize(
+    "kind",
+    ["LOHA", "LOKR", "OFT", "IA3", "VERA", "ADALORA", "PREFIX_TUNING", "PROMPT_TUNING", "FUTURE"],
+)
 def test_other_kinds_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     folder = write_adapter(tmp_path, factors("q_proj", 20, 12), peft_type=kind)
     with pytest.raises(CheckpointError, match=kind):
@@ -368,7 +390,9 @@ def test_a_whole_model_beside_the_config_of_an_adapter_is_a_model(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("m.hada_w1_a", "LoHa"), ("m.lokr_w2", "LoKr"), ("m.lora_mid.weight", "Tucker"),
-     ("m.lora_E", "AdaLoRA"), ("m.oft_blocks", "OFT")],
+     ("m.lora_E", "AdaLoRA"), ("m.oft_blocks", "OFT"), ("prompt_embeddings", "prefix tuning"),
+     ("m.poly_lora_A", "Poly"), ("m.vblora_logits_A", "VB-LoRA"), ("m.bone_block", "Bone"),
+     ("m.hra_u", "HRA"), ("m.fourierft_spectrum", "FourierFT")],
 )  # fmt: skip
 def test_other_kinds_are_known_by_their_tensors(tmp_path: Path, name: str, kind: str) -> None:
     file = write_file(tmp_path / "x.safetensors", {name: gaussian(4, 4)})

@@ -17,6 +17,7 @@ GROUND = {
     "columns",
     "errors",
     "json_text",
+    "once",
     "outcome",
     "plugins",
     "recipe",
@@ -168,7 +169,7 @@ MAY_IMPORT = {
     "scipy": set(),
     "matplotlib": {"sinks"},
     "openpyxl": {"sinks"},
-    "gguf": {"formats"},
+    "gguf": {"formats", "encodings"},
     "jinja2": set(),
     "ray": {"executors"},
 }

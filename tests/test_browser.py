@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Browser
 from pages import ATTACKS, comparison, hostile_run, several, trajectory
@@ -201,6 +203,90 @@ def test_a_matrix_shows_its_spectrum_and_its_laws(browser: Browser, rows: tuple[
     )
     for key in ("alpha", "erg_gap", "welore_class", "stable_rank"):
         assert facts[key] == short(rows[row][key])
+
+
+def _calibrated(pairs: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """From pixels to values, through ticks; off by less than a tenth of a pixel."""
+    pixels, values = np.array(pairs, dtype=float).T
+    slope, start = np.polyfit(pixels, values, 1)
+    assert np.abs(slope * pixels + start - values).max() < 0.1 * abs(slope)
+    return lambda pixel: float(slope * pixel + start)
+
+
+def test_the_points_of_a_spectrum_are_where_its_axes_say(browser: Browser) -> None:
+    drawn = charting.esds(hostile_run())
+    rows = hostile_run().rows
+    row, name = next((i, str(r["name"])) for i, r in enumerate(rows) if r["role"] == "mlp_up")
+    _choose(browser, "matrix", str(row))
+    marks = browser.run(
+        "Array.from(document.querySelectorAll('#survival .gridline'), (l) =>"
+        "['x1', 'x2', 'y1'].map((k) => +l.getAttribute(k)).concat(l.nextSibling.textContent))"
+    )
+    ticks = {"\u207b": "-", **{c: str(i) for i, c in enumerate("\u2070\u00b9\u00b2\u00b3\u2074")}}
+
+    def power(text: str) -> float:
+        return float("".join(ticks[c] for c in text.removeprefix("10")))
+
+    x = _calibrated([(x1, power(text)) for x1, x2, _, text in marks if x1 == x2])
+    y = _calibrated([(y1, power(text)) for x1, x2, y1, text in marks if x1 != x2])
+    dots = browser.run(
+        "Array.from(document.querySelectorAll('#survival circle'),"
+        "(c) => [+c.getAttribute('cx'), +c.getAttribute('cy')])"
+    )
+    esd = drawn[name]
+    assert [x(cx) for cx, _ in dots] == pytest.approx(list(esd.survival.x), abs=2e-3)
+    assert [y(cy) for _, cy in dots] == pytest.approx(list(esd.survival.y), abs=2e-3)
+    assert esd.tail is not None
+    path = browser.run("document.querySelector('#survival path.tail').getAttribute('d')")
+    ends = [tuple(map(float, point.split())) for point in path.removeprefix("M").split("L")]
+    assert [x(end[0]) for end in ends] == pytest.approx(list(esd.tail.survival.x), abs=2e-3)
+    assert [y(end[1]) for end in ends] == pytest.approx(list(esd.tail.survival.y), abs=2e-3)
+    for line, at in (("xmin", esd.xmin), ("erg", esd.erg_cut)):
+        cut = f"+document.querySelector('#survival line.{line}').getAttribute('x1')"
+        assert x(browser.run(cut)) == pytest.approx(at, abs=2e-3)
+
+
+@pytest.mark.parametrize("metric", ["alpha", "erg_gap", "condition_number"])
+def test_dots_and_boxes_are_values_and_quartiles(browser: Browser, metric: str) -> None:
+    rows = hostile_run().rows
+    _choose(browser, "metric", metric)
+    dots = browser.run(
+        "Array.from(document.querySelectorAll('#heat .dot'),"
+        "(c) => [+c.dataset.row, +c.getAttribute('cx'), +c.getAttribute('cy')])"
+    )
+    expected = charting.distribution(rows, charting.column_named(metric))
+    assert len(dots) == sum(len(group.values) for group in expected.groups)
+    warp = math.log10 if expected.scale == "log" else float
+    value = _calibrated([(cx, warp(float(rows[int(row)][metric] or 0))) for row, cx, _ in dots])
+    boxes = browser.run(
+        "Array.from(document.querySelectorAll('#heat .box'),"
+        "(b) => [+b.getAttribute('x'), +b.getAttribute('x') + +b.getAttribute('width')])"
+    )
+    groups = [group.quartiles for group in expected.groups if len(group.values) > 2]
+    assert len(boxes) == len(groups) >= 4
+    span = max(map(warp, (g[4] for g in groups))) - min(map(warp, (g[0] for g in groups)))
+    for (left, right), (_, lower, _, upper, _) in zip(boxes, groups, strict=True):
+        assert value(left) == pytest.approx(warp(lower), abs=2e-3 * span)
+        assert value(right) == pytest.approx(warp(upper), abs=5e-3 * span)
+    _choose(browser, "metric", "alpha")
+
+
+def test_lines_over_depth_are_where_their_axis_says(browser: Browser) -> None:
+    expected = charting.over_depth({"run": hostile_run().rows}, charting.column_named("alpha"))
+    ticks = browser.run(
+        "Array.from(document.querySelector('#panels svg[role=img]').querySelectorAll('.gridline'),"
+        "(l) => [+l.getAttribute('y1'), +l.nextSibling.textContent])"
+    )
+    warp = math.log10 if expected.scale == "log" else float
+    value = _calibrated([(y, warp(text)) for y, text in ticks])
+    drawn = browser.run(
+        "Array.from(document.querySelector('#panels .trellis').querySelectorAll('svg[role=img]'),"
+        "(s) => Array.from(s.querySelectorAll('.knot'), (c) => +c.getAttribute('cy')))"
+    )
+    assert len(drawn) == len(expected.panels)
+    for knots, panel in zip(drawn, expected.panels, strict=True):
+        values = [warp(y) for line in panel.lines for y in line.y if y is not None]
+        assert [value(y) for y in knots] == pytest.approx(values, rel=2e-3, abs=2e-3)
 
 
 def test_a_matrix_without_a_spectrum_says_why(browser: Browser, rows: tuple[Row, ...]) -> None:

@@ -16,6 +16,7 @@ from checkpoints import environment, gaussian, run_weightscope, write_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import weightscope
 from weightscope.evaluate import all_columns
 from weightscope.present_sheets import workbook
 from weightscope.sheets import Field, Sheet, number_format
@@ -165,10 +166,12 @@ def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
 
 
 def test_compare_and_track_write_workbooks_too(folder: Path, tmp_path: Path) -> None:
-    other = {f"layers.{i}.mlp.up_proj.weight": gaussian(40, 24, seed=i + 1) for i in range(3)}
-    write_file(tmp_path / "step-2.safetensors", other)
-    write_file(tmp_path / "step-1.safetensors", {k: v * 2 for k, v in other.items()})
-    models = ("step-1.safetensors", "step-2.safetensors")
+    for step in (1, 2):
+        model = {f"layers.{i}.up.weight": gaussian(40, 24, seed=i + step) for i in range(3)}
+        weightscope.analyze(
+            model, device="cpu", metrics=("alpha", "norms"), out=tmp_path / f"step-{step}"
+        )
+    models = ("step-1", "step-2")
     for verb in ("compare", "track"):
         out = ("--excel", f"{verb}.xlsx", "--json", f"{verb}.json")
         done = run_weightscope(verb, *models, *out, cwd=tmp_path)

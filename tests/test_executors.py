@@ -222,7 +222,7 @@ def dead_after(batches_done: int) -> Any:
     return check
 
 
-def test_a_device_is_asked_after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_asked_after_every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an accelerator errors come late; what was computed before is not to be trusted."""
 
     def lost(device: str) -> None:

@@ -43,15 +43,17 @@ from weightscope.checkpoint import Checkpoint
 from weightscope.cli.main import main
 from weightscope.comparing import Comparing
 from weightscope.errors import CheckpointError, RunFolderError
+from weightscope.expressions import read_matrix
 from weightscope.formats import distributed, inert, pytorch
 from weightscope.formats.depth import nests_too_deep
 from weightscope.formats.nested import weights_in
+from weightscope.matrix import Matrix
 from weightscope.measure import reading
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.sources import open_model
 from weightscope.storage import RunWriter, load_run
-from weightscope.tensor import DTYPES
+from weightscope.tensor import DTYPES, TensorRef
 from weightscope.trajectory import expand, track
 
 Tensors = dict[str, torch.Tensor]
@@ -71,7 +73,16 @@ def values_of(checkpoint: Checkpoint) -> Tensors:
     """Every float of a checkpoint as an analysis reads it."""
     floats = (ref for ref in checkpoint.tensors if DTYPES[ref.dtype].kind == "float")
     with reading(checkpoint) as read:
-        return {ref.name: read(ref, None) for ref in floats}
+        return {
+            ref.name: read_matrix(read, packed(ref, checkpoint))
+            if ref.name in checkpoint.encoded
+            else read(ref, None)
+            for ref in floats
+        }
+
+
+def packed(ref: TensorRef, checkpoint: Checkpoint) -> Matrix:
+    return Matrix(ref.name, ref, "whole", "", "", encoded=checkpoint.encoded[ref.name])
 
 
 def holds_all_of(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -199,6 +210,15 @@ def test_pytorch_shards_with_their_index(tmp_path: Path) -> None:
 def test_pytorch_shards_without_an_index(tmp_path: Path) -> None:
     model = small_model()
     assert holds_all_of(open_model(write_shards(tmp_path, model, index=False)), model)
+
+
+def test_slices_for_several_processes_are_told_from_shards(tmp_path: Path) -> None:
+    """Makers publish every tensor in pieces over consolidated.00.pth, consolidated.01.pth, ..."""
+    for number in (0, 1):
+        saved({"layers.0.attention.wq.weight": gaussian(8, 16, seed=number)},
+              tmp_path / f"consolidated.0{number}.pth")  # fmt: skip
+    message = refused(tmp_path)
+    assert "slices of the tensors" in message and "consolidated.01.pth" in message
 
 
 def test_a_missing_pytorch_shard_is_named(tmp_path: Path) -> None:
@@ -910,8 +930,10 @@ def test_gguf_files_are_decoded_as_the_library_decodes_them(tmp_path: Path) -> N
         np.testing.assert_array_equal(value.float().numpy(), expected)
     dtypes = {ref.name: ref.dtype for ref in checkpoint.tensors}
     assert [dtypes[name] for name in ("f32", "f16", "bf16", "f64")] == ["F32", "F16", "BF16", "F64"]
-    encodings = {stored.encoding: stored.bits for stored in checkpoint.memory.values()}
-    assert (encodings["Q4_K"], encodings["Q8_0"], encodings["Q6_K"]) == (4.5, 8.5, 6.5625)
+    kinds = {one.facts["kind"]: one for one in checkpoint.encoded.values()}
+    assert kinds["Q4_K"].encoding == "gguf-q4-k" and kinds["IQ4_XS"].encoding == "gguf-iq4-xs"
+    assert [kinds[kind].bits for kind in ("Q4_K", "Q8_0", "Q6_K", "IQ2_XXS")] == [4, 8, 6, 2]
+    assert [8 * kinds[kind].nbytes / 6 / 512 for kind in ("Q4_K", "Q8_0")] == [4.5, 8.5]
 
 
 def test_a_gguf_file_says_what_it_is(tmp_path: Path) -> None:

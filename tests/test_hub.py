@@ -270,9 +270,9 @@ def test_a_shard_that_the_repository_lacks_is_named(
     assert SHARDS[1] in machine.refused("acme/toy")
 
 
-def test_a_repository_without_safetensors_is_explained(hub: FakeHub, machine: Machine) -> None:
-    hub.add("acme/old", {"pytorch_model.bin": b"\x80\x02}.", "config.json": CONFIG})
-    assert "safetensors" in machine.refused("acme/old")
+def test_a_repository_without_weights_is_explained(hub: FakeHub, machine: Machine) -> None:
+    hub.add("acme/old", {"model.onnx": b"x", "config.json": CONFIG})
+    assert "only 'model.onnx'" in machine.refused("acme/old")
     assert hub.fetched() == ["config.json"]
 
 
@@ -493,6 +493,45 @@ def test_revision_and_token_are_options(
     for wrong in (("--revision", "v3"), ("--token", "a\nb"), ("--fetch", "rsync")):
         done = machine.run("analyze", "acme/gated@v2", *wrong)
         assert done.returncode == 2 and wrong[0] in done.stderr
+
+
+def test_every_verb_that_takes_models_reaches_the_hub_alike(
+    hub: FakeHub, machine: Machine, files: dict[str, bytes]
+) -> None:
+    """Revision, token and way of reading: compare, track, farms, and the base of an analysis."""
+    repository = hub.add("acme/gated", {}, gated=True)
+    steps = ("step-10", "step-20")
+    commits = [
+        repository.push(
+            {
+                "model.safetensors": write_file(
+                    machine.work / step, small_model(seed=i)
+                ).read_bytes()
+            },
+            branch=step,
+        )
+        for i, step in enumerate(steps)
+    ]
+    options = ("--token", TOKEN, "--fetch", "stream")
+    both = [f"acme/gated@{step}" for step in steps]
+    one = ("acme/gated", "--revision", "step-20", *options)
+    commands: dict[str, tuple[str, ...]] = {
+        "compare": (both[0], *one, "--no-save", "--weights"),
+        "track": (*both, *options, "--no-save", "--metric", "spectral_norm"),
+        "farms": (*one, "--windows", "16", "--grids", "1", "--include", "*.0.mlp.*"),
+        "analyze": (*one, "--base", both[0], "--metrics", "stats", "--no-save"),
+    }
+    for verb, arguments in commands.items():
+        done = machine.run(verb, *arguments, "--format", "csv")
+        assert done.returncode == 0 and done.stdout.count("\n") > 4, done.stderr
+        expected = commits[1:] if verb == "farms" else commits
+        assert all(commit in done.stderr for commit in expected)
+        assert TOKEN not in done.stdout + done.stderr
+    assert not [path for path in machine.cached() if path.endswith(".safetensors")]
+    assert not any(one.token for one in hub.log if one.host == "storage")
+    for verb, *models in (("compare", *both), ("track", *both), ("farms", "x.safetensors")):
+        done = machine.run(verb, *models, "--revision", "v9")
+        assert done.returncode == 2 and "--revision v9" in done.stderr
 
 
 def test_a_proxy_is_used_for_everything(

@@ -25,6 +25,7 @@ from checkpoints import (
     write_file,
     write_sharded,
 )
+from test_adapters import factors, write_adapter
 from test_determinism import varied_model
 
 import weightscope
@@ -137,6 +138,27 @@ def test_differences_to_a_base_are_cut_too(model: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, base=str(model))
     merge(parts_of(tuned, 4, tmp_path, settings), Merging(tmp_path / "joined"))
     assert_same(tmp_path / "joined", whole_of(tuned, tmp_path, settings))
+
+
+def test_adapters_and_quantised_weights_are_cut_too(tmp_path: Path) -> None:
+    """Updates that are made of two tensors, and a weight that is made of codes and scales."""
+    layers = range(5)
+    modules = [f"model.layers.{i}.self_attn.q_proj" for i in layers]
+    tensors = {k: w for i, m in enumerate(modules) for k, w in factors(m, 40, 48, 20, i).items()}
+    adapter = write_adapter(tmp_path / "adapter", tensors, r=20, lora_alpha=40)
+    codes = {f"layers.{i}.weight": gaussian(16, 32, seed=i).to(torch.float8_e4m3fn) for i in layers}
+    scales = {f"layers.{i}.weight_scale_inv": torch.full((1, 1), 1.5 + i) for i in layers}
+    encoded = tmp_path / "encoded" / "model.safetensors"
+    write_file(encoded, {**codes, **scales})
+    quantised = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config = json.dumps({"quantization_config": quantised})
+    (encoded.parent / "config.json").write_text(config)
+    for place, model in (("a", adapter), ("q", encoded.parent)):
+        folder = tmp_path / place
+        merge(parts_of(model, 3, folder), Merging(folder / "joined"))
+        assert_same(folder / "joined", whole_of(model, folder))
+        rows = load_run(folder / "joined").rows
+        assert [row["status"] for row in rows].count("ok") == 5
 
 
 def mixture(layers: int = 3, experts: int = 32) -> dict[str, torch.Tensor]:

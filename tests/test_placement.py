@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import gaussian, run_weightscope, small_model, write_file, write_sharded
+from jobs import Names, batches
 
 import weightscope
 from weightscope.analysis import farms_recipe
@@ -20,6 +21,7 @@ from weightscope.checkpoint import Checkpoint, Remote
 from weightscope.errors import CheckpointError, ExecutorError, OptionError
 from weightscope.executors import executor_for
 from weightscope.executors.nodes import Node, Request, is_loopback, nodes_of, request_for
+from weightscope.executors.ray import Cluster
 from weightscope.executors.task import check_versions, versions
 from weightscope.placement import Placement
 from weightscope.plan import make_plan
@@ -202,6 +204,35 @@ def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyP
         pass
 
 
+@pytest.mark.parametrize("left", [[], [replace(PLAIN, memory=1)], [replace(PLAIN, cpus=1)]])
+def test_waiting_ends_when_no_node_is_left_for_the_work(left: list[Node]) -> None:
+    """A cluster that never answers, and whose nodes are gone, or too small for what is left."""
+    records = [
+        {
+            "Alive": True,
+            "NodeManagerAddress": node.address,
+            "Resources": {"CPU": node.cpus, "memory": node.memory},
+        }
+        for node in left
+    ]
+    handed, cancelled = list[int](), list[Any]()
+
+    def options(**given: Any) -> Any:
+        return SimpleNamespace(remote=lambda *args: handed.append(given["memory"]) or len(handed))
+
+    silent = SimpleNamespace(
+        wait=lambda refs, **_: ([], refs),
+        nodes=lambda: records,
+        cancel=lambda ref, force: cancelled.append(ref),
+    )
+    task = SimpleNamespace(options=options)
+    cluster = Cluster(silent, task, (PLAIN,), Request(4), "CPU")
+    with pytest.raises(ExecutorError, match=r"no node is left .*'layers\.19\.w'; .*--resume"):
+        next(cluster.run(Names(), batches(20)))
+    assert len(handed) == cluster.window == 4 and cancelled == [1, 2, 3, 4]
+    assert 0 < min(handed) <= max(handed) < PLAIN.memory
+
+
 # what of a job travels
 
 
@@ -263,9 +294,14 @@ def test_what_arrives_gives_the_same_figures(
     assert figures(travelled(assignment), matrices) == expected
 
 
-def test_a_model_in_memory_does_not_travel() -> None:
+def test_a_model_in_memory_does_not_travel(tmp_path: Path) -> None:
+    """Which is said before a cluster is looked for, and before anything is written."""
+    model = open_model(small_model())
     with pytest.raises(OptionError, match="in the memory of this process"):
-        assignment_of(small_model()).sent()
+        Assignment(model, None, SETTINGS, None).sent()
+    with pytest.raises(OptionError, match="in the memory of this process"):
+        weightscope.analyze(model, executor="ray", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_weights_under_the_same_path_are_refused(tmp_path: Path) -> None:

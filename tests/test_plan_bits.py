@@ -122,6 +122,14 @@ def test_a_width_that_does_not_pay_is_passed_over() -> None:
     assert widths(run, bits=3.5) == [4, 3]
 
 
+def test_a_step_that_does_not_fit_ends_its_weights_climb() -> None:
+    """The first weight cannot pay the two bits to four, so it does not get the fifth either."""
+    first = Tradeoff(10, {2: 0.9, 4: 0.2, 5: 0.1})
+    second = Tradeoff(1, {2: 0.1, 4: 0.02, 5: 0.01})
+    assert widths_within([first, second], 2 * 11 + 12.0) == [2, 5]
+    assert widths_within([first, second], 2 * 11 + 20.0) == [4, 2]
+
+
 def test_it_is_weight_error_and_says_so() -> None:
     proposal = bits.propose(run_with([{4: 0.1, 8: 0.01}], [(4, 4)]), bits.Options())
     assert "rounding error of the weights, not by accuracy" in proposal.criterion

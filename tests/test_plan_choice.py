@@ -90,6 +90,14 @@ def test_within_types_every_type_gets_an_even_share() -> None:
     assert all("up_proj" in name for name in across)
 
 
+def test_the_only_one_of_its_type_is_in_the_middle_of_the_order() -> None:
+    rows = layers("condition_number", [float(i) for i in range(10)])
+    run = run_of([*rows, row("model.layers.0.mlp.fc1.weight", condition_number=900.0)])
+    order = chosen_by(run)
+    assert order.index("model.layers.0.mlp.fc1.weight") == 5
+    assert blocks([*order[:5], *order[6:]]) == list(range(10))
+
+
 # limits
 
 

@@ -56,12 +56,12 @@ def llama_blocks() -> list[float]:
 
 def test_published_sparsities_of_llama_7b() -> None:
     means = llama_blocks()
-    shapes = {"self_attn.q_proj": 16, "mlp.up_proj": 43}
+    shapes = {"self_attn.q_proj": 16, "mlp.up_proj": 43, "mlp.down_proj": 43}
     rows = [
-        # two layers whose mean is the block's
-        row(f"model.layers.{b}.{module}.weight", (size, 16), alpha=mean + sign * 0.5)
+        # three layers whose mean is the block's
+        row(f"model.layers.{b}.{module}.weight", (size, 16), alpha=mean + offset)
         for b, mean in enumerate(means)
-        for sign, (module, size) in zip((1, -1), shapes.items(), strict=True)
+        for offset, (module, size) in zip((0.6, -0.2, -0.4), shapes.items(), strict=True)
     ]
     found = ratios(run_of(rows), target=0.7, spread=0.2)
     of_blocks = [found[f"model.layers.{b}.mlp.up_proj.weight"] for b in range(32)]
@@ -249,7 +249,7 @@ def test_equal_exponents_keep_the_learning_rate() -> None:
 
 
 def test_layers_with_few_eigenvalues_and_embeddings_are_left_out() -> None:
-    rows = [*sized([2.0, 4.0]), *sized([9.0], 49), row("lm_head.weight", (64, 64), alpha=20.0)]
+    rows = [*sized([2.0, 4.0], 50), *sized([9.0], 49), row("lm_head.weight", (64, 64), alpha=20.0)]
     rows[2] = {**rows[2], "name": "model.layers.7.mlp.up_proj.weight"}
     assert list(multipliers(run_of(rows)).values()) == [0.5, 1.5]
     found = multipliers(run_of(rows), include_embeddings=True)

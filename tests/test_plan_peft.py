@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning import layers, row, run_of
 
+import weightscope
 from weightscope.errors import OptionError
 from weightscope.plans import peft
 from weightscope.proposal import Proposal
@@ -254,3 +256,23 @@ def test_kappa_across_types_never_takes_the_square_matrices_of_minilm(minilm_run
     assert not any("attention.self" in n for n in config["target_modules"])
     assert "share 12.0 of the 12 choices" in proposal.noise
     assert np.all(np.diff([kappa[n] for n in expected]) >= 0)
+
+
+def test_convolutions_bf16_and_rounding_noise() -> None:
+    """Defect K1: the program skips the first two without a word and ranks by the third."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    tensors = {
+        "layers.0.conv.weight": normal(16, 32, 3, 3),
+        "layers.0.up_proj.weight": normal(96, 48).to(torch.bfloat16),
+        "layers.0.down_proj.weight": normal(64, 20) @ normal(20, 64),
+    }
+    run = weightscope.analyze(tensors, device="cpu", threads=1, metrics="condition null")
+    config, proposal = plan(run, across=True)
+    assert config["target_modules"][:2] == ["layers.0.up_proj", "layers.0.conv"]
+    told = " ".join(proposal.remarks)
+    # a rank of 20 of 64: its smallest singular value is rounding
+    assert "no condition_number" in told or "order is that of rounding" in told

@@ -20,12 +20,13 @@ from checkpoints import (
     write_file,
     write_sharded,
 )
+from fake_hub import FakeHub, files_of
 from jobs import Names, batches
 
 import weightscope
 from weightscope import plan as planning
 from weightscope.analysis import Saving, Silent, analyze
-from weightscope.errors import CheckpointError, ExecutorError, OptionError
+from weightscope.errors import CheckpointError, ExecutorError
 from weightscope.executors import executor_for
 from weightscope.executors import ray as executor
 from weightscope.placement import Placement
@@ -325,6 +326,36 @@ def test_where_there_is_no_cluster_it_says_so(model: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_live_model_is_refused(placement: Placement) -> None:
-    with pytest.raises(OptionError, match="tensors are not sent"):
-        analyze({"layers.0.w.weight": gaussian(40, 30)}, SETTINGS, placement=placement)
+def test_a_hub_model_is_read_by_the_tasks(
+    ray_cluster: Any, model: Path, reference: Path, tmp_path: Path
+) -> None:
+    """A gated one, by byte ranges, with a token that only the command knows."""
+    env = environment(HF_HOME=str(tmp_path / "home"), HF_HUB_DISABLE_XET="1", NO_PROXY="*")
+    env = {key: value for key, value in env.items() if not key.startswith("RAY_")}
+    place = ("--executor", "ray", "--ray-address", "local", "--fetch", "stream")
+    options = ("--shuffled", "--device", "cpu", "--out", tmp_path / "run")
+    with FakeHub() as hub:
+        repository = hub.add("acme/sixty", files_of(model), gated=True)
+        env["HF_ENDPOINT"] = hub.endpoint
+        command = ("analyze", "acme/sixty", *place, *options, "--token", "hf_secret")
+        done = run_weightscope(*command, env=env)
+        assert done.returncode == 0, done.stderr
+        assert hub.bytes_sent() > sum(map(len, files_of(model).values())) * 0.9
+    assert repository.gated
+    for name in FILES:
+        found = (tmp_path / "run" / name).read_bytes()
+        assert found == (reference / name).read_bytes(), name
+        assert b"hf_secret" not in found
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_a_connection_that_was_there_before_stays(ray_cluster: Any, model: Path) -> None:
+    import ray
+
+    ray.init(ray_cluster.address, log_to_driver=False)
+    try:
+        for _ in range(2):
+            run = weightscope.analyze(model, executor="ray", metrics="norms", device="cpu")
+            assert len(run.rows) == 60 and ray.is_initialized()
+    finally:
+        ray.shutdown()

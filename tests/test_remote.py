@@ -33,12 +33,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weightscope
+from weightscope import ties
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.formats.safetensors import fill_from_disk, read_header, read_tensor, span
 from weightscope.sources import background, open_model, ranges, remote, stream
 from weightscope.sources import hub as hub_source
 from weightscope.sources.client import asked_wait
+from weightscope.sources.headers import FIRST_READ
 from weightscope.sources.ranges import TRIES
 from weightscope.sources.remote import fetching
 from weightscope.sources.stream import Span, plan_pieces
@@ -300,8 +302,8 @@ def test_indexing_reads_headers_only(hub: FakeHub, tmp_path: Path, way: str) -> 
     assert sorted(one.path.rpartition("/")[2] for one in asked) == sorted(
         path.name for path in (tmp_path / "a").glob("*.safetensors")
     )
-    assert all(one.range == (0, hub_source.FIRST_READ) for one in asked)
-    assert hub.bytes_sent(".safetensors") < 4 * hub_source.FIRST_READ
+    assert all(one.range == (0, FIRST_READ) for one in asked)
+    assert hub.bytes_sent(".safetensors") < 4 * FIRST_READ
     # one request to the hub for each file, beside those for the commit, its files, and JSON
     assert sum(one.method == "HEAD" and ".safetensors" in one.path for one in hub.log) == 3 + 1
 
@@ -325,11 +327,11 @@ def test_a_header_longer_than_the_first_read_is_read_to_its_end_and_no_further(
     tensors = {f"layers.{i}.a.rather.long.name.weight": gaussian(2, 3, seed=i) for i in range(2500)}
     repository = offer(hub, tmp_path / "a", tensors | {"big": gaussian(300, 300)})
     length = 8 + int.from_bytes(repository.commits[repository.branches["main"]][ONE][:8], "little")
-    assert length > 3 * hub_source.FIRST_READ
+    assert length > 3 * FIRST_READ
     checkpoint = open_model("acme/toy", Access("stream"))
     assert len(checkpoint.tensors) == 2501
     first, second = (one.range for one in of_bytes(hub))
-    assert first == (0, hub_source.FIRST_READ) and second == (hub_source.FIRST_READ, length)
+    assert first == (0, FIRST_READ) and second == (FIRST_READ, length)
 
 
 def test_tokenizers_and_other_formats_are_left_where_they_are(hub: FakeHub, tmp_path: Path) -> None:
@@ -1072,7 +1074,7 @@ def test_a_header_that_claims_more_than_there_is_costs_nothing(
     data = raw_safetensors({}, b"\0" * 200_000, length=90_000_000)
     hub.add("acme/toy", {ONE: data})
     assert "truncated" in refused("acme/toy")
-    assert hub.bytes_sent(ONE) == hub_source.FIRST_READ
+    assert hub.bytes_sent(ONE) == FIRST_READ
 
 
 def test_hostile_file_names_stay_in_their_folders(hub: FakeHub, tmp_path: Path) -> None:
@@ -1135,3 +1137,25 @@ def test_the_readers_of_disk_and_hub_are_the_same_function(tmp_path: Path) -> No
     assert torch.equal(read_tensor(ref, None, fill), read_tensor(ref))
     assert torch.equal(read_tensor(ref, 3, fill), read_tensor(ref, 3))
     assert calls == [span(ref), span(ref, 3)] == [(ref.start, 140), (ref.start + 84, 28)]
+
+
+# --- small looks before the work begins --------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["ranges", "ranges ignored"])
+@pytest.mark.parametrize("way", WAYS)
+def test_looking_for_tied_weights_costs_no_second_download(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, fault: bool
+) -> None:
+    monkeypatch.setattr(ties, "_BLOCK_BYTES", 1 << 18)
+    table = gaussian(6000, 64)
+    model = {"model.embed_tokens.weight": table, "lm_head.weight": table.clone(), "w": table[:64]}
+    offer(hub, tmp_path / "a", model, shards=3)
+    if fault:
+        hub.faults = [Fault("storage GET", times=-1, whole=True)]
+    run = weightscope.analyze("acme/toy", fetch=way, metrics="stats")
+    assert [row["status"] for row in run.rows] == ["skipped", "ok", "ok"]
+    size = sum(len(content) for content in files_of(tmp_path / "a").values())
+    assert len(of_bytes(hub)) <= 26
+    assert fault or hub.bytes_sent(".safetensors") < 2.2 * size
+    assert not temporary_files(tmp_path)

@@ -404,6 +404,9 @@ def test_runs_that_ranks_are_not_for_are_refused(run: Run, tmp_path: Path) -> No
     delta = weightscope.analyze(TINY, base=str(TINY.parent / "checkpoint-500"), **FAST)
     with pytest.raises(PlanError, match="difference to a base"):
         plan(delta, Options())
+    part = weightscope.analyze(TINY, shard="1/2", **FAST)
+    with pytest.raises(PlanError, match="join the parts with weightscope merge"):
+        plan(part, Options())
     sample = weightscope.analyze(TINY, sample=1, **FAST)
     with pytest.raises(PlanError, match="sample"):
         plan(sample, Options())

@@ -49,7 +49,6 @@ def analyze(
     from weightscope.placement import Placement
     from weightscope.settings import Settings, parse_floor
     from weightscope.share import share_from
-    from weightscope.sources import open_model
 
     if isinstance(settings.get("eval_floor"), str):
         settings["eval_floor"] = parse_floor(settings["eval_floor"])
@@ -59,11 +58,9 @@ def analyze(
         settings["shard"] = share_from(settings["shard"], os.environ)[0]
     reach = {f.name: settings.pop(f.name) for f in fields(Access) if f.name in settings}
     where = {f.name: settings.pop(f.name) for f in fields(Placement) if f.name in settings}
-    placement = Placement(**where)
-    reach.setdefault("elsewhere", placement.executor != "local")
+    placement, access = Placement(**where), Access(**reach)
     saving = analysis.Saving(out is not None, Path(out) if out is not None else None, resume=resume)
-    checkpoint = open_model(model, Access(**reach))
-    return analysis.analyze(checkpoint, Settings(**settings), saving, placement=placement)
+    return analysis.analyze(model, Settings(**settings), saving, placement=placement, access=access)
 
 
 def load_run(folder: str | Path) -> Run:

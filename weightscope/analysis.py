@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.agreement import differences
 from weightscope.bases import selection_of
-from weightscope.checkpoint import Checkpoint
+from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
 from weightscope.measurement import Measurement
@@ -78,6 +78,7 @@ def analyze(
     saving: Saving | None = None,
     observer: Observer | None = None,
     placement: Placement | None = None,
+    access: Access | None = None,
 ) -> Run:
     """Analyse every weight matrix of a model.
 
@@ -88,6 +89,7 @@ def analyze(
         saving: Where to keep the run; nowhere where None.
         observer: Who is told about progress.
         placement: Where the work is done; on this machine where None.
+        access: How to reach the model, and but for its revision the base too.
 
     Returns:
         The run, with every row; degenerate matrices have a status other than ``ok``.
@@ -104,10 +106,10 @@ def analyze(
     from weightscope.assignment import anywhere
     from weightscope.executors import executor_for
 
-    sides = [open_model(side) for side in (model, settings.base) if side is not None]
-    for text in sides[0].notes:
-        observer.note(text)
-    if placement.executor != "local":
+    elsewhere = placement.executor != "local"
+    access = replace(access or Access(), elsewhere=elsewhere)
+    sides = _opened(model, settings.base, access, observer)
+    if elsewhere:
         sides = list(map(anywhere, sides))
     with executor_for(placement, settings.device, settings.threads) as executor:
         if executor.note:
@@ -158,6 +160,17 @@ def _analyze(
             f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
         )
     return run
+
+
+def _opened(model: Any, base: str | None, access: Access, observer: Observer) -> list[Checkpoint]:
+    """The model, and its base where there is one; and what there is to say about both."""
+    sides = [open_model(model, access)]
+    if base is not None:
+        sides.append(open_model(base, replace(access, revision="")))
+    for prefix, side in zip(("", "base: "), sides, strict=False):
+        for text in side.notes:
+            observer.note(f"{prefix}{text}")
+    return sides
 
 
 def _portion(

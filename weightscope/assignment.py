@@ -12,13 +12,14 @@ from typing import Any
 from weightscope.checkpoint import Access, Checkpoint, SourceFile
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Evaluated, evaluate
-from weightscope.expressions import Reader
+from weightscope.expressions import Reader, base_of
 from weightscope.matrix import Matrix
 from weightscope.measure import Measure, reading
 from weightscope.measurement import Measurement
 from weightscope.recipe import Farms
 from weightscope.settings import Settings
 from weightscope.sources import open_model
+from weightscope.tensor import TensorRef
 
 Done = tuple[Measurement, Evaluated]
 
@@ -42,7 +43,7 @@ class Assignment:
     @contextmanager
     def opened(self, wanted: Sequence[Matrix]) -> Iterator[Callable[[str], MeasureAndEvaluate]]:
         """Open the checkpoints for reading; yields the work on a device."""
-        theirs = [matrix.base for matrix in wanted if matrix.base]
+        theirs = [base for base in map(base_of, wanted) if base]
         with (
             reading(self.checkpoint, wanted) as read,
             reading(self.base or self.checkpoint, theirs) as read_base,
@@ -104,17 +105,22 @@ class MeasureAndEvaluate:
 
 
 def anywhere(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with file names that mean the same in a process with another working folder."""
+    """The same with file names that mean the same in a process with another working folder.
+
+    Raises:
+        OptionError: It can be read in this process alone.
+    """
+    _check_travels(checkpoint)
     if checkpoint.remote is not None:
         return checkpoint
-    tensors = tuple(
-        replace(ref, file=str(Path(ref.file).absolute())) if ref.file else ref
-        for ref in checkpoint.tensors
-    )
-    return replace(checkpoint, tensors=tensors)
+
+    def absolute(ref: TensorRef) -> TensorRef:
+        return replace(ref, file=str(Path(ref.file).absolute())) if ref.file else ref
+
+    return checkpoint.moved(absolute)
 
 
-def _sent(checkpoint: Checkpoint) -> Checkpoint:
+def _check_travels(checkpoint: Checkpoint) -> None:
     if checkpoint.remote is None and not checkpoint.place:
         raise OptionError(
             f"{checkpoint.name}: is in the memory of this process, and tensors are not sent to a "
@@ -125,6 +131,10 @@ def _sent(checkpoint: Checkpoint) -> Checkpoint:
             "--fetch shard keeps whole files for one process; with --executor ray choose stream or "
             "cache"
         )
+
+
+def _sent(checkpoint: Checkpoint) -> Checkpoint:
+    _check_travels(checkpoint)
     return Checkpoint(
         checkpoint.name,
         (),

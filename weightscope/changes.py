@@ -13,7 +13,7 @@ from weightscope.decompositions.entries import count_nonfinite
 from weightscope.difference import Difference
 from weightscope.encoded import DecodingError
 from weightscope.executors import local
-from weightscope.expressions import Reader, read_matrix
+from weightscope.expressions import Fetcher, whole_of
 from weightscope.matrix import Matrix
 from weightscope.measure import reading
 from weightscope.select import select_for
@@ -61,7 +61,9 @@ def measure_changes(
         reading(a, [pair.a for pair in wanted]) as read_a,
         reading(b, [pair.b for pair in wanted]) as read_b,
     ):
-        work = _Compare(read_a, read_b, settings.device)
+        fetch_a = Fetcher(read_a, expected=[pair.a for pair in wanted])
+        fetch_b = Fetcher(read_b, expected=[pair.b for pair in wanted])
+        work = _Compare(fetch_a, fetch_b, settings.device)
         results = local.in_order(wanted, work, workers, 1)
         for pair, change in zip(wanted, results, strict=True):
             yield pair.a.name, change
@@ -69,14 +71,14 @@ def measure_changes(
 
 @dataclass(frozen=True)
 class _Compare:
-    read_a: Reader
-    read_b: Reader
+    fetch_a: Fetcher
+    fetch_b: Fetcher
     device: str
 
     def __call__(self, pair: MatrixPair) -> Difference | None:
         try:
-            a = read_matrix(self.read_a, pair.a).to(self.device)
-            b = read_matrix(self.read_b, pair.b).to(self.device)
+            a = whole_of(pair.a, self.fetch_a(pair.a)).to(self.device)
+            b = whole_of(pair.b, self.fetch_b(pair.b)).to(self.device)
         except DecodingError:
             return None
         if count_nonfinite(a) or count_nonfinite(b) or not a.numel() or not b.numel():

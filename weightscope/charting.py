@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Literal
 
@@ -202,10 +202,16 @@ def esd(run: Run, name: str) -> Esd | None:
     return esd_of(spectrum, row, run.details.get(name, {}).get("shuffled"))
 
 
-def esds(run: Run) -> dict[str, Esd]:
-    """The spectral density of every matrix of a run that has one."""
+def esds(run: Run, names: Collection[str] | None = None) -> dict[str, Esd]:
+    """The spectral densities of a run, of every matrix that has one.
+
+    Args:
+        run: A finished run.
+        names: Matrices to draw; None draws all.
+    """
     spectra = run.spectra()
-    rows = {str(row["name"]): row for row in run.rows if row["name"] in spectra}
+    wanted = spectra.keys() if names is None else spectra.keys() & set(names)
+    rows = {str(row["name"]): row for row in run.rows if row["name"] in wanted}
     found = {
         name: esd_of(spectra[name], row, run.details.get(name, {}).get("shuffled"))
         for name, row in rows.items()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from weightscope.encoded import Encoded
 from weightscope.errors import OptionError
 from weightscope.tensor import TensorRef
 
@@ -113,7 +114,10 @@ class Checkpoint:
         remote: Where the bytes are, unless all of them are on this machine.
         mmap: Map files into memory instead of reading them.
         metadata: What the writers of the files added to their headers, all files merged.
+        encoded: What the format itself says is quantised, by the names of tensors; these have the
+            shape and dtype that decoding yields.
         undecoded: Why quantised tensors cannot be decoded, by their names.
+        held: What has to stay as long as this does: the folder that its files were fetched into.
         place: Absolute path of a local checkpoint, by which another process opens it again; empty
             for others.
     """
@@ -130,5 +134,15 @@ class Checkpoint:
     remote: Remote | None = None
     mmap: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    encoded: Mapping[str, Encoded] = field(default_factory=dict)
     undecoded: Mapping[str, str] = field(default_factory=dict)
+    held: object = field(default=None, repr=False, compare=False)
     place: str = field(default="", compare=False)
+
+    def moved(self, move: Callable[[TensorRef], TensorRef]) -> Checkpoint:
+        """The same with tensors that are elsewhere, or that name their files differently."""
+        encoded = {
+            name: replace(packed, parts=tuple((role, move(ref)) for role, ref in packed.parts))
+            for name, packed in self.encoded.items()
+        }
+        return replace(self, tensors=tuple(map(move, self.tensors)), encoded=encoded)

@@ -228,7 +228,7 @@ def _top(ordered: list[Candidate], top: float, across: bool) -> tuple[list[Candi
         OptionError: That is none of any group.
     """
     sizes = Counter(group_of(c, across) for c in ordered)
-    quota = {group: int(n * top / 100 + 1e-9) for group, n in sizes.items()}
+    quota = {group: int(n * top / 100) for group, n in sizes.items()}
     taken: Counter[str] = Counter()
     first: list[Candidate] = []
     later: list[Candidate] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weightscope.alignment import PrefixMap, align
+from weightscope.checkpoint import Access, Checkpoint
 from weightscope.comparison import (
     Comparison,
     check_comparable,
@@ -22,9 +23,6 @@ from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.storage import is_run, load_run
-
-if TYPE_CHECKING:
-    from weightscope.checkpoint import Checkpoint
 
 HINT = (
     "Compared by their saved runs alone; name two checkpoints to compare the weights themselves "
@@ -42,6 +40,7 @@ class Comparing:
         force: Compare runs of different settings all the same.
         save: Keep the runs of checkpoints that are analysed for it.
         settings: Device, threads and whatever else checkpoints are analysed with.
+        access: How checkpoints are reached; a revision is for those on the hub that name none.
     """
 
     weights: bool | None = None
@@ -49,6 +48,7 @@ class Comparing:
     force: bool = False
     save: bool = True
     settings: Settings = field(default_factory=Settings)
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,35 @@ class Wide:
     maps: tuple[PrefixMap, ...] = ()
 
 
-def open_side(model: str, how: Comparing, observer: Observer) -> Model:
-    """A saved run, or a checkpoint with its run.
+def open_sides(models: Sequence[str], how: Comparing, observer: Observer) -> Iterator[Model]:
+    """Saved runs as they are, and checkpoints with their runs.
 
     Raises:
-        WeightscopeError: It is neither, or cannot be read.
+        OptionError: A revision that is meant for none of them.
+        WeightscopeError: One is neither, or cannot be read.
     """
-    if is_run(Path(model)):
-        run = load_run(Path(model))
-        if run.share:
-            observer.note(f"{model}: is {run.share.label} of {run.name}, not all of it")
-        return Model(run, None)
+    runs = [is_run(Path(model)) for model in models]
+    if all(runs) and not how.access.revision:
+        yield from (_saved(model, observer) for model in models)
+        return
     # saved runs are compared without what reads checkpoints
     from weightscope.analysis import Saving, analyze
-    from weightscope.sources import open_model
+    from weightscope.sources import accesses, open_model
 
-    checkpoint = open_model(model)
-    return Model(analyze(checkpoint, how.settings, Saving(how.save), observer), checkpoint)
+    for model, saved, access in zip(models, runs, accesses(models, how.access), strict=True):
+        if saved:
+            yield _saved(model, observer)
+        else:
+            checkpoint = open_model(model, access)
+            run = analyze(checkpoint, how.settings, Saving(how.save), observer)
+            yield Model(run, checkpoint)
+
+
+def _saved(model: str, observer: Observer) -> Model:
+    run = load_run(Path(model))
+    if run.share:
+        observer.note(f"{model}: is {run.share.label} of {run.name}, not all of it")
+    return Model(run, None)
 
 
 def compare_models(
@@ -117,7 +129,7 @@ def compare_models(
     observer = observer or Silent()
     if how.weights and any(is_run(Path(model)) for model in models):
         raise OptionError("--weights needs two checkpoints, but one side is a saved run")
-    a, b = (open_side(model, how, observer) for model in models)
+    a, b = open_sides(models, how, observer)
     if not how.force:
         check_comparable(a.run, b.run)
     both = a.checkpoint is not None and b.checkpoint is not None
@@ -151,7 +163,7 @@ def compare_many(models: Sequence[str], how: Comparing, observer: Observer | Non
         WeightscopeError: One of them cannot be read.
     """
     observer = observer or Silent()
-    runs = [open_side(model, how, observer).run for model in models]
+    runs = [side.run for side in open_sides(models, how, observer)]
     if not how.force:
         for run in runs[1:]:
             check_comparable(runs[0], run)

@@ -163,41 +163,31 @@ def noise_values(criterion: Criterion, run: Run, rows: Sequence[Row]) -> list[fl
     return [_score_of_noise(row) for row in rows]
 
 
-def _noise(row: Row) -> Spectrum | None:
-    """The expected spectrum of Gaussian entries with the shape and norm of a row."""
-    N, M, slices = (int(row[key] or 0) for key in ("N", "M", "slices"))
-    norm = number(row, "frobenius_norm")
-    if M < 2 or not norm:
-        return None
-    evals = expected_evals(Shape(N, M, slices)) * (norm * norm / (M * slices))
-    return Spectrum(np.sqrt(evals), N, M, slices, solver="noise")
+def _noise(row: Row, norm: float) -> Spectrum:
+    """The expected spectrum of Gaussian entries with the shape of a row and a Frobenius norm."""
+    shape = Shape(*(int(row[key] or 0) for key in ("N", "M", "slices")))
+    evals = expected_evals(shape) * (norm * norm / shape.count)
+    return Spectrum(np.sqrt(evals), shape.N, shape.M, shape.slices, solver="noise")
 
 
 def _score_of_noise(row: Row) -> float | None:
-    spectrum = _noise(row)
-    score = None if spectrum is None else snr.spectrum_score(spectrum)
+    norm = number(row, "frobenius_norm")
+    score = snr.spectrum_score(_noise(row, norm)) if norm else None
     return score if isinstance(score, int | float) else None
 
 
 def _welore_of_noise(run: Run, rows: Sequence[Row]) -> list[float | None]:
-    members = set(in_welore_fit(run.rows))
-    spectra = [
-        spectrum
-        for row in run.rows
-        if row["name"] in members and row["welore_rank"] is not None and (spectrum := _noise(row))
-    ]
-    fitted = welore.fit(spectra, run.provenance["settings"]["welore_target"])
-    if fitted is None:
-        return [None] * len(rows)
+    fitted_on = set(in_welore_fit(run.rows))
+    members = [row for row in run.rows if row["name"] in fitted_on and row["welore_rank"]]
+    target = run.provenance["settings"]["welore_target"]
+    fitted = welore.fit([_noise(row, 1.0) for row in members], target)
     ratios: dict[tuple[object, ...], float | None] = {}
     for row in rows:
         shape = (row["N"], row["M"], row["slices"])
-        if shape not in ratios:
-            ratios[shape] = _kept_share(_noise(row), fitted.k)
-    return [ratios[(row["N"], row["M"], row["slices"])] for row in rows]
+        if shape not in ratios and fitted is not None and row["welore_rank"]:
+            ratios[shape] = _kept_share(_noise(row, 1.0), fitted.k)
+    return [ratios.get((row["N"], row["M"], row["slices"])) for row in rows]
 
 
-def _kept_share(spectrum: Spectrum | None, threshold: float) -> float | None:
-    if spectrum is None:
-        return None
+def _kept_share(spectrum: Spectrum, threshold: float) -> float:
     return 1 - welore.pruned_rank(spectrum, threshold) / len(spectrum.singular_values)

@@ -7,8 +7,10 @@ the others are formed here, in float64, one matrix at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import torch
 
@@ -21,12 +23,14 @@ from weightscope.decompositions.factors import (
     principal,
     with_magnitude,
 )
-from weightscope.encodings.grid import noise_floor
+from weightscope.encodings.grid import Decoded, noise_floor
 from weightscope.encodings.schemes import decode, deviations
 from weightscope.matrix import Matrix, Part
+from weightscope.once import Once
 from weightscope.tensor import DTYPES, TensorRef
 
 Reader = Callable[[TensorRef, int | None], torch.Tensor]
+Call = tuple[TensorRef, int | None]
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,28 @@ class Fetched:
         own: A stored weight, or the index of its first dimension that the matrix is; the parts of
             a quantised one; of an update A, B, and DoRA's norms where it has them.
         base: What was read for the matrix of the base model.
+        once: What follows from ``own`` for every part alike: decoded, on a device.
     """
 
     own: tuple[torch.Tensor, ...]
     base: Fetched | None = None
-
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Fetched:
-        """The same with every tensor changed."""
-        base = None if self.base is None else self.base.each(change)
-        return Fetched(tuple(map(change, self.own)), base)
+    once: Once = field(default_factory=Once, compare=False, repr=False)
 
     def to(self, device: str) -> Fetched:
-        """The same on a device."""
-        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same on a device; what is shared is moved there once."""
+        return self._changed(device, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Fetched:
+        """The same in memory that a GPU can read from while it works; likewise."""
+        return self._changed("pinned", torch.Tensor.pin_memory)
+
+    def _changed(self, how: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Fetched:
+        own, once = self.once.get(how, lambda: (tuple(map(change, self.own)), Once()))
+        base = None if self.base is None else self.base._changed(how, change)
+        return Fetched(own, base, once)
 
 
-def calls(matrix: Matrix) -> Iterator[tuple[TensorRef, int | None]]:
+def calls(matrix: Matrix) -> Iterator[Call]:
     """What to read for a matrix from its own checkpoint."""
     if matrix.encoded is not None:
         yield from ((ref, index) for _, ref, index in matrix.encoded.pieces(matrix.index))
@@ -63,20 +73,71 @@ def calls(matrix: Matrix) -> Iterator[tuple[TensorRef, int | None]]:
         yield from ((ref, None) for ref in matrix.product.refs)
 
 
-def fetch(read: Reader, matrix: Matrix, read_base: Reader | None = None) -> Fetched:
-    """Read what a matrix is made of.
+def base_of(matrix: Matrix) -> Matrix | None:
+    """What to read for a matrix from the base model: norms and principal parts are of the whole."""
+    if matrix.base is None or matrix.product is None:
+        return matrix.base
+    return replace(matrix.base, part=None)
 
-    Raises:
-        CheckpointError: The bytes cannot be read.
+
+class Fetcher:
+    """Reads matrices; those that need the very same bytes share what was read. For any thread.
+
+    Args:
+        read: Reads tensors.
+        read_base: Reads tensors of the base model, where matrices have one.
+        expected: All that will be read, where threads may do so out of order: what siblings share
+            is kept until the last of them came. Otherwise it is kept until something else is read.
     """
-    own = tuple(read(*call) for call in calls(matrix))
-    base = None
-    if matrix.base is not None:
-        assert read_base is not None, "a matrix with a base needs a reader of the base"
-        # norms and principal parts belong to the whole
-        whole = matrix.base if matrix.product is None else replace(matrix.base, part=None)
-        base = fetch(read_base, whole)
-    return Fetched(own, base)
+
+    def __init__(
+        self, read: Reader, read_base: Reader | None = None, expected: Iterable[Matrix] = ()
+    ) -> None:
+        expected = tuple(expected)
+        theirs = [base for base in map(base_of, expected) if base]
+        self._read = read
+        self._base = None if read_base is None else Fetcher(read_base, expected=theirs)
+        self._left = Counter(tuple(calls(m)) for m in expected if _has_siblings(m))
+        self._counting = bool(expected)
+        self._kept: dict[tuple[Call, ...], Once] = {}
+        self._lock = Lock()
+
+    def __call__(self, matrix: Matrix) -> Fetched:
+        """What a matrix is made of.
+
+        Raises:
+            CheckpointError: The bytes cannot be read.
+        """
+        wanted = tuple(calls(matrix))
+        once = self._shared(wanted)
+        if not _has_siblings(matrix):
+            once = Once()
+        own = once.get("read", lambda: tuple(self._read(*call) for call in wanted))
+        base = base_of(matrix)
+        if base is None:
+            return Fetched(own, None, once)
+        assert self._base is not None, "a matrix with a base needs a reader of the base"
+        return Fetched(own, self._base(base), once)
+
+    def _shared(self, wanted: tuple[Call, ...]) -> Once:
+        """What those who want this share, and nobody else any more."""
+        with self._lock:
+            once = self._kept.get(wanted) or Once()
+            if not self._counting:
+                self._kept = {wanted: once}
+                return once
+            self._left[wanted] -= 1
+            if self._left[wanted] > 0:
+                self._kept[wanted] = once
+            else:
+                self._kept.pop(wanted, None)
+            return once
+
+
+def _has_siblings(matrix: Matrix) -> bool:
+    """Whether other matrices may be made of the very same bytes."""
+    shared = matrix.product is not None or matrix.block_of_rows is None
+    return shared and matrix.part is not None
 
 
 def entries(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
@@ -90,7 +151,7 @@ def entries(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
     if matrix.product is None:
         own = fetched.own[0]
         if matrix.encoded is not None:
-            own = decode(matrix.encoded, _by_role(matrix, fetched)).weights
+            own = _decoded(matrix, fetched).weights
         if matrix.part is not None and own.numel() != matrix.params:
             own = _taken(own.reshape(matrix.stored_shape), matrix.part)
         if matrix.base is None or fetched.base is None:
@@ -101,7 +162,7 @@ def entries(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
         return formed(pairs_of(matrix, fetched), matrix.product.scale)
     if matrix.part is not None:  # norms and principal parts belong to the whole
         whole = replace(matrix, part=None, base=replace(matrix.base, part=None))
-        return _taken(entries(whole, fetched), matrix.part)
+        return _taken(fetched.once.get("whole", lambda: entries(whole, fetched)), matrix.part)
     return _with_update(matrix, fetched, _stacked(matrix.base, fetched.base))
 
 
@@ -112,13 +173,21 @@ def _by_role(matrix: Matrix, fetched: Fetched) -> dict[str, torch.Tensor]:
     return {role: part for (role, _, _), part in zip(pieces, fetched.own, strict=True)}
 
 
+def _decoded(matrix: Matrix, fetched: Fetched) -> Decoded:
+    """Values and noise of a quantised weight, decoded once for all of its parts."""
+    encoded = matrix.encoded
+    assert encoded is not None
+    return fetched.once.get("decoded", lambda: decode(encoded, _by_role(matrix, fetched)))
+
+
 def _quantiser_noise(matrix: Matrix, fetched: Fetched) -> float:
     """What rounding to the codes can add to any singular value."""
-    assert matrix.encoded is not None
-    parts = _by_role(matrix, fetched)
+    encoded = matrix.encoded
+    assert encoded is not None
     if matrix.part is None:
-        return decode(matrix.encoded, parts).sv_floor
-    return noise_floor(_taken(deviations(matrix.encoded, parts), matrix.part))
+        return _decoded(matrix, fetched).sv_floor
+    noise = fetched.once.get("noise", lambda: deviations(encoded, _by_role(matrix, fetched)))
+    return noise_floor(_taken(noise, matrix.part))
 
 
 def _with_update(matrix: Matrix, fetched: Fetched, base: torch.Tensor) -> torch.Tensor:
@@ -214,4 +283,9 @@ def read_matrix(read: Reader, matrix: Matrix) -> torch.Tensor:
         CheckpointError: The bytes cannot be read.
         DecodingError: The tensors of a quantised weight contradict each other.
     """
-    return entries(matrix, fetch(read, matrix)).reshape(matrix.rows, -1)
+    return whole_of(matrix, Fetcher(read)(matrix))
+
+
+def whole_of(matrix: Matrix, fetched: Fetched) -> torch.Tensor:
+    """The same of what was fetched."""
+    return entries(matrix, fetched).reshape(matrix.rows, -1)

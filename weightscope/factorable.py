@@ -59,7 +59,7 @@ def candidates(run: Run) -> tuple[list[Candidate], dict[str, str]]:
     """The matrices that may be factorised, in the run's order, and why the others may not.
 
     Raises:
-        PlanError: There is none, or the run is of a difference or a sample.
+        PlanError: There is none, or the run is of a difference, a part or a sample.
     """
     _check(run)
     spectra = run.spectra()
@@ -119,6 +119,10 @@ def _check(run: Run) -> None:
         raise PlanError(
             f"{run.name}: the run is of a difference to a base model; ranks are for the weights "
             "of one model, so analyze it without --base"
+        )
+    if run.provenance.get("whole"):
+        raise PlanError(
+            f"{run.name}: the run is of a part of the model; join the parts with weightscope merge"
         )
     if run.summary.get("undrawn"):
         raise PlanError(f"{run.name}: the run is a sample; analyze the whole model to plan ranks")

@@ -147,6 +147,7 @@ def study(
         CheckpointError: The weights cannot be read.
     """
     from weightscope.executors import local
+    from weightscope.expressions import Fetcher
     from weightscope.measure import farms_fits, reading
 
     observer = observer or Silent()
@@ -162,9 +163,10 @@ def study(
     workers = settings.threads if settings.device == "cpu" else 1
     fits = []
     with reading(checkpoint, matrices) as read:
+        fetch = Fetcher(read, expected=matrices)
 
         def work(matrix: Matrix) -> tuple[FarmsFit | Failure, ...]:
-            return tuple(farms_fits(read, matrix, recipes, settings.device))
+            return tuple(farms_fits(fetch, matrix, recipes, settings.device))
 
         results = local.in_order(matrices, work, workers, 1)
         for matrix, found in zip(matrices, results, strict=True):

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from weightscope.charting import (
     column_named,
     distribution,
+    esds,
     figure,
     heat_map,
     numeric_columns,
     over_depth,
 )
-from weightscope.columns import Column
+from weightscope.columns import IDENTITY, Column
 from weightscope.errors import OptionError
-from weightscope.esd import esd_of
+from weightscope.esd import Esd, esd_of
 from weightscope.evaluate import Row, all_columns
 from weightscope.ks_curve import ks_curve_of
 from weightscope.outcome import Failure
-from weightscope.pictures import Picture
+from weightscope.page import Page
+from weightscope.pictures import Overlay, Picture
 from weightscope.run import Run
 from weightscope.settings import parse_floor
-from weightscope.spectrum import Spectrum
 from weightscope.text import short
 
 CHARTED = (
@@ -45,12 +45,36 @@ def pictures(run: Run) -> Iterator[Picture]:
         if name in filled:
             for kind in KINDS:
                 yield column_picture(run, name, kind)
-    spectra = run.spectra()
-    for row in run.rows:
-        if (spectrum := spectra.get(str(row["name"]))) is not None:
-            found = _esd_picture(run, row, spectrum)
-            if isinstance(found, Picture):
-                yield found
+    rows = {str(row["name"]): row for row in run.rows}
+    for name, density in esds(run).items():
+        yield _esd_picture(rows[name], density)
+
+
+def page_pictures(page: Page) -> Iterator[Picture]:
+    """Every picture of a comparison or a training: its columns, its panels, its spectra.
+
+    Args:
+        page: As it is shown to explore; of its columns those that it shows before all are asked
+            for.
+    """
+    names = [figures.column.name for figures in page.figures]
+    values = zip(*(figures.values for figures in page.figures), strict=True)
+    rows = [dict(zip(names, cells, strict=True)) for cells in values]
+    wanted = {page.first, *page.main} - {column.name for column in IDENTITY}
+    for column in numeric_columns((figures.column for figures in page.figures), rows):
+        if column.name in wanted:
+            caption = f"{page.title}: {column.meaning}"
+            yield Picture("heatmap", column.name, caption, heat_map(rows, column, page.grid))
+            yield Picture("distribution", column.name, caption, distribution(rows, column))
+    for panels in page.panels:
+        kind = "steps" if panels.axis == "step" else "depth"
+        caption = f"{page.title}: {panels.column.meaning}"
+        yield Picture(kind, panels.column.name, caption, panels)
+    for row, drawn in zip(rows, page.spectra, strict=True):
+        if drawn:
+            lines = tuple((page.series[one.series], one.esd) for one in drawn)
+            caption = " · ".join(one.caption for one in drawn if one.caption)
+            yield Picture("esd", str(row["name"]), caption, Overlay(lines))
 
 
 def column_picture(run: Run, name: str, kind: str) -> Picture:
@@ -92,21 +116,19 @@ def matrix_picture(run: Run, row: Row, kind: str) -> Picture | Failure:
     spectrum = run.spectra().get(name)
     if spectrum is None or not spectrum.largest:
         return Failure("it has no spectrum", str(row["reason"] or ""))
-    if kind == "esd":
-        return _esd_picture(run, row, spectrum)
-    floor = parse_floor(str(run.provenance["settings"]["eval_floor"]))
-    curve = ks_curve_of(spectrum, row, floor)
-    return curve if isinstance(curve, Failure) else Picture(kind, name, _facts(row), curve)
-
-
-def _esd_picture(run: Run, row: Row, spectrum: Spectrum) -> Picture | Failure:
-    name = str(row["name"])
-    details: Mapping[str, Any] = run.details.get(name, {})
-    density = esd_of(spectrum, row, details.get("shuffled"))
+    if kind == "ks":
+        floor = parse_floor(str(run.provenance["settings"]["eval_floor"]))
+        curve = ks_curve_of(spectrum, row, floor)
+        return curve if isinstance(curve, Failure) else Picture(kind, name, _facts(row), curve)
+    density = esd_of(spectrum, row, run.details.get(name, {}).get("shuffled"))
     if density is None:
         return Failure("its singular values are all equal, or all but one are zero")
+    return _esd_picture(row, density)
+
+
+def _esd_picture(row: Row, density: Esd) -> Picture:
     gap = "" if row["erg_gap"] is None else f" · ERG gap {short(row['erg_gap'])}"
-    return Picture("esd", name, _facts(row) + gap, density)
+    return Picture("esd", str(row["name"]), _facts(row) + gap, density)
 
 
 def row_named(run: Run, name: str) -> Row:

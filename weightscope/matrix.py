@@ -160,7 +160,9 @@ class Matrix:
     def block_of_rows(self) -> TensorRef | None:
         """The part as a tensor of its own, where its bytes follow each other in a file."""
         part, ref = self.part, self.tensor
-        if part is None or part.axis or part.groups > 1 or not ref.file or self.encoded:
+        if part is None or part.axis or part.groups > 1 or self.encoded:
+            return None
+        if not ref.file or ref.stop <= ref.start:  # no bytes in a file, or nobody knows where
             return None
         rows, cols = self.stored_shape
         first = part.offset + rows * (self.index or 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -21,10 +22,10 @@ from weightscope.decompositions.shuffled import permutations, shuffling_generato
 from weightscope.encoded import DecodingError
 from weightscope.expressions import (
     Fetched,
+    Fetcher,
     Reader,
     calls,
     entries,
-    fetch,
     pairs_of,
     slices_of,
     storage_noise,
@@ -61,8 +62,8 @@ def reading(checkpoint: Checkpoint, matrices: Iterable[Matrix] = ()) -> Iterator
     if checkpoint.remote is not None:
         expected = [
             (ref.file, *safetensors.span(ref, index))
-            for matrix in matrices
-            for ref, index in calls(matrix)
+            for one, _ in groupby(tuple(calls(matrix)) for matrix in matrices)
+            for ref, index in one
         ]
         with fetching(checkpoint.remote, expected) as fill:
             yield partial(safetensors.read_tensor, fill=fill)
@@ -102,6 +103,11 @@ class Measure:
     quant_error: tuple[int, ...] = ()
     seed: int = 0
     read_base: Reader | None = None
+    _fetch: Fetcher = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """The parts of one tensor share what is read of it."""
+        object.__setattr__(self, "_fetch", Fetcher(self.read, self.read_base))
 
     def fetch(self, matrix: Matrix) -> Fetched:
         """Read one matrix, in its stored dtype, to where the device can take it from.
@@ -109,9 +115,9 @@ class Measure:
         Raises:
             CheckpointError: Its bytes cannot be read.
         """
-        found = fetch(self.read, matrix, self.read_base)
+        found = self._fetch(matrix)
         pinned = self.device != "cpu" and torch.cuda.is_available()
-        return found.each(torch.Tensor.pin_memory) if pinned else found
+        return found.pinned() if pinned else found
 
     def __call__(self, matrix: Matrix, fetched: Fetched | None = None) -> Measurement:
         """Measure one matrix; what cannot be computed is a failure in its place.
@@ -200,7 +206,7 @@ class Measure:
         count = self.shuffled or (1 if matrix.M >= AVERAGES_ITSELF else FEW_REPLICAS)
         dtype, scale = DTYPES[matrix.tensor.dtype], scale_for(stats.abs_max or 0.0)
         replicas = []
-        stored = entries(matrix, fetched)
+        stored = entries(matrix, fetched.to("cpu"))
         for permuted in permutations(stored, count, shuffling_generator(self.seed, matrix.name)):
             slices = slices_of(matrix, permuted.to(device))
             floor = max(storage_floor(m, dtype, scale) for m in slices)
@@ -231,12 +237,12 @@ class Measure:
 
 
 def farms_fits(
-    read: Reader, matrix: Matrix, recipes: Sequence[Farms], device: str = "cpu"
+    fetch: Fetcher, matrix: Matrix, recipes: Sequence[Farms], device: str = "cpu"
 ) -> list[FarmsFit | Failure]:
     """Fit the windows of one matrix, read once, under several recipes.
 
     Args:
-        read: Reads tensors.
+        fetch: Reads matrices.
         matrix: What to read.
         recipes: Geometry and fit of each; those with the same windows and fit are done once.
         device: Where the linear algebra runs.
@@ -248,7 +254,7 @@ def farms_fits(
         CheckpointError: Its bytes cannot be read.
     """
     try:
-        fetched = fetch(read, matrix).to(device)
+        fetched = fetch(matrix).to(device)
         slices = slices_of(matrix, entries(matrix, fetched))
         stats = _statistics(matrix, fetched, slices)
         if stats.nonfinite:

@@ -8,7 +8,15 @@ from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 
-Chart = HeatMap | Distribution | Panels | Esd | KsCurve
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """Spectra of one matrix in several runs, each with the name of its run."""
+
+    spectra: tuple[tuple[str, Esd], ...]
+
+
+Chart = HeatMap | Distribution | Panels | Esd | KsCurve | Overlay
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from weightscope import plugins
-from weightscope.errors import OptionError
+from weightscope.errors import OptionError, PlanError
 from weightscope.plans import TARGETS
 from weightscope.proposal import Proposal
 from weightscope.run import Run
@@ -39,8 +39,14 @@ def propose(run: Run, target: str, options: Any) -> Proposal:
         options: Of ``options_for``.
 
     Raises:
+        PlanError: The run is of a part of a model.
         OptionError: The run lacks what the plan needs, or nothing can be planned.
     """
+    if run.share:
+        raise PlanError(
+            f"{run.folder or run.name}: is {run.share.label} of {run.name}; a plan is of a whole "
+            "model, so join the parts first: weightscope merge"
+        )
     proposal: Proposal = _module(target).propose(run, options)
     return proposal
 

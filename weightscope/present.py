@@ -206,7 +206,8 @@ def summary_blocks(run: Run) -> list[Block]:
     """One line that characterises the model, coverage, medians, and what to do next."""
     summary = run.summary
     first = headline(summary)
-    blocks: list[Block] = [Paragraph(text, "warn") for text in partial(run)]
+    warned = (*partial(run), *untrained(run))
+    blocks: list[Block] = [Paragraph(text, "warn") for text in warned]
     blocks += [Paragraph(first, "strong")] if first else []
     blocks.append(Paragraph(_coverage(summary)))
     if summary["welore"]:
@@ -236,6 +237,22 @@ def partial(run: Run) -> list[str]:
     if summary["stopped"] is not None:
         texts.append(f"Stopped after {summary['stopped']} of {summary['planned']} matrices.")
     return texts
+
+
+def untrained(run: Run) -> list[str]:
+    """That updates of an adapter are zero: loudly, since nothing else about it looks wrong."""
+    names = [
+        str(row["name"]).removesuffix(".weight")
+        for row in run.rows
+        if row["status"] == "zero" and row["adapter_rank"] is not None
+    ]
+    if not names:
+        return []
+    which = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [
+        f"{count_of(len(names), 'update')} of the adapter "
+        f"{'is' if len(names) == 1 else 'are'} zero (B = 0), as if never trained: {which}."
+    ]
 
 
 def portion_statement(share: Share, planned: int, whole: int) -> str:

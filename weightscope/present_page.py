@@ -13,7 +13,6 @@ from weightscope.charting import (
 )
 from weightscope.charts import Grid, Panels
 from weightscope.columns import IDENTITY
-from weightscope.esd import Esd
 from weightscope.evaluate import columns_of
 from weightscope.page import Drawn, Figures, Page
 from weightscope.present import summary_blocks
@@ -45,31 +44,32 @@ _FACTS = (
 def run_page(run: Run) -> Page:
     """The page of one analysis."""
     grid = grid_of(run.rows)
-    found = _some(esds(run), grid, [str(row["name"]) for row in run.rows])
+    found = esds(run, _some(run.rows, grid))
     rows = {str(row["name"]): row for row in run.rows}
     spectra = tuple(
         (Drawn(0, found[name], caption(row)),) if name in found else ()
         for name, row in rows.items()
     )
     return Page(
-        run.label,
-        _size(run),
-        tuple(summary_blocks(run)),
-        tuple(_run_figures(run.rows)),
-        "alpha",
-        _MAIN,
-        _FACTS,
-        grid,
-        depth_panels({run.name: run.rows}),
-        (run.name,),
-        spectra,
-        tuple(provenance_lines(run.provenance)),
+        title=run.label,
+        subtitle=_size(run),
+        blocks=tuple(summary_blocks(run)),
+        figures=tuple(_run_figures(run.rows)),
+        first="alpha",
+        main=_MAIN,
+        facts=_FACTS,
+        grid=grid,
+        panels=depth_panels({run.name: run.rows}),
+        series=(run.name,),
+        spectra=spectra,
+        origin=tuple(provenance_lines(run.provenance)),
     )
 
 
 def _size(run: Run) -> str:
     params = int(run.summary["params_total"])
-    return f"{count_of(len(run.rows), 'matrix')}, {params:,} parameters"
+    text = f"{count_of(len(run.rows), 'matrix')}, {params:,} parameters"
+    return text if len(run.rows) <= MOST_SPECTRA else f"{text}; spectra of {MOST_SPECTRA:,} of them"
 
 
 def _run_figures(rows: Sequence[Cells]) -> Iterable[Figures]:
@@ -82,22 +82,29 @@ def _run_figures(rows: Sequence[Cells]) -> Iterable[Figures]:
 
 
 def depth_panels(series: Mapping[str, Sequence[Cells]]) -> tuple[Panels, ...]:
+    """The usual charts over depth, those that have a value.
+
+    Args:
+        series: Rows by the label of their line.
+    """
     found = (over_depth(series, column_named(name)) for name in OVER_DEPTH)
     return tuple(panels for panels in found if panels.panels)
 
 
-def _some(found: Mapping[str, Esd], grid: Grid, names: Sequence[str]) -> Mapping[str, Esd]:
-    """As many spectra as a page holds, spread over the network."""
-    if len(found) <= MOST_SPECTRA:
-        return found
+def _some(rows: Sequence[Cells], grid: Grid) -> list[str]:
+    """As many matrices as a page has room for the spectra of, spread over the network."""
     first = [cell[0] for line in grid.cells for cell in line if cell]
-    order = dict.fromkeys([*first, *range(len(names))])
-    kept = [names[i] for i in order if names[i] in found][:MOST_SPECTRA]
-    return {name: found[name] for name in kept}
+    order = dict.fromkeys([*first, *range(len(rows))])
+    return [str(rows[i]["name"]) for i in order][:MOST_SPECTRA]
 
 
 def caption(row: Cells, suffix: str = "") -> str:
-    """The fit of one matrix in a few words."""
+    """The fit of one matrix in a few words; empty without a fit.
+
+    Args:
+        row: Of a run or a comparison.
+        suffix: What the columns of its side end in.
+    """
     alpha, error, ks, n = (
         row.get(f"{name}{suffix}") for name in ("alpha", "alpha_stderr", "alpha_ks", "alpha_n_tail")
     )

@@ -42,18 +42,18 @@ def comparison_page(found: Comparison) -> Page:
     figures = tuple(_changes(found.rows))
     first = next((f.column.name for f in figures if f.column.name == "rel_change"), "spectrum_w1")
     return Page(
-        f"{a.name} \u2192 {b.name}",
-        count_of(len(found.rows), "matrix"),
-        tuple(comparison_summary(found)),
-        figures,
-        first,
-        _MAIN_CHANGES,
-        _CHANGE_FACTS,
-        grid_of(found.rows),
-        depth_panels({labels[0]: a.rows, labels[1]: b.rows}),
-        labels,
-        spectra,
-        tuple(provenance_of_all(found.provenance)),
+        title=f"{a.name} \u2192 {b.name}",
+        subtitle=count_of(len(found.rows), "matrix"),
+        blocks=tuple(comparison_summary(found)),
+        figures=figures,
+        first=first,
+        main=_MAIN_CHANGES,
+        facts=_CHANGE_FACTS,
+        grid=grid_of(found.rows),
+        panels=depth_panels({labels[0]: a.rows, labels[1]: b.rows}),
+        series=labels,
+        spectra=spectra,
+        origin=tuple(provenance_of_all(found.provenance)),
     )
 
 
@@ -101,18 +101,20 @@ def wide_page(found: Wide) -> Page:
     last = found.letters[-1]
     told = tuple(f"{name}_{x}" for name in _COMPARED for x in found.letters)
     return Page(
-        f"{found.names[0]} and {len(found.names) - 1} more",
-        count_of(len(found.rows), "matrix"),
-        (Paragraph(", ".join(labels)),),
-        tuple(_wide_figures(found)),
-        f"alpha_delta_{last}",
-        ("name", "block", "role", "present", *told),
-        ("role", "present", *told),
-        grid_of(found.rows),
-        depth_panels({label: run.rows for label, run in zip(labels, found.runs, strict=True)}),
-        tuple(labels[i] for i in shown),
-        spectra,
-        tuple(provenance_of_all(found.provenance)),
+        title=f"{found.names[0]} and {len(found.names) - 1} more",
+        subtitle=count_of(len(found.rows), "matrix"),
+        blocks=(Paragraph(", ".join(labels)),),
+        figures=tuple(_wide_figures(found)),
+        first=f"alpha_delta_{last}",
+        main=("name", "block", "role", "present", *told),
+        facts=("role", "present", *told),
+        grid=grid_of(found.rows),
+        panels=depth_panels(
+            {label: run.rows for label, run in zip(labels, found.runs, strict=True)}
+        ),
+        series=tuple(labels[i] for i in shown),
+        spectra=spectra,
+        origin=tuple(provenance_of_all(found.provenance)),
     )
 
 

@@ -46,18 +46,20 @@ def trajectory_page(found: Trajectory, wanted: Sequence[str]) -> Page:
     ends = (found.steps[0], found.steps[-1], "change")
     told = [f"{name}_{end}" for name in dict.fromkeys([metrics[0], *_TOLD]) for end in ends]
     return Page(
-        f"{found.runs[0].name} \u2192 {found.runs[-1].name}",
-        f"{count_of(len(found.names), 'matrix')} over {count_of(len(found.steps), 'step')}",
-        tuple(_words(found, summary)),
-        (*_identity(rows), *chain.from_iterable(figures)),
-        f"{metrics[0]}_change",
-        ("name", "block", "role", *told),
-        ("rows", "cols", "dtype", *told),
-        grid_of(rows),
-        tuple(found for found in panels if found.panels),
-        tuple(f"step {found.steps[i]}" for i in shown),
-        tuple(_steps_drawn(found, name, shown, drawn) for name in found.names),
-        tuple(provenance_of_all([run.provenance for run in found.runs])),
+        title=f"{found.runs[0].name} \u2192 {found.runs[-1].name}",
+        subtitle=" over ".join(
+            (count_of(len(found.names), "matrix"), count_of(len(found.steps), "step"))
+        ),
+        blocks=tuple(_words(found, summary)),
+        figures=(*_identity(rows), *chain.from_iterable(figures)),
+        first=f"{metrics[0]}_change",
+        main=("name", "block", "role", *told),
+        facts=("rows", "cols", "dtype", *told),
+        grid=grid_of(rows),
+        panels=tuple(chart for chart in panels if chart.panels),
+        series=tuple(f"step {found.steps[i]}" for i in shown),
+        spectra=tuple(_steps_drawn(found, name, shown, drawn) for name in found.names),
+        origin=tuple(provenance_of_all([run.provenance for run in found.runs])),
     )
 
 

@@ -45,18 +45,22 @@ def quantised(checkpoint: Checkpoint) -> Quantised:
         CheckpointError: A describing tensor cannot be read.
     """
     config = quantization_config(checkpoint.config)
-    if not config and not any(map(_looks_packed, checkpoint.tensors)):
-        return Quantised(checkpoint, {})
-    tensors = {ref.name: ref for ref in checkpoint.tensors}
+    known = checkpoint.encoded
+    tensors = {ref.name: ref for ref in checkpoint.tensors if ref.name not in known}
+    if not config and not any(map(_looks_packed, tensors.values())):
+        return Quantised(checkpoint, known)
     described = _bytes_of(checkpoint, descriptors(tensors, config))
     found = find(tensors, config, checkpoint.metadata, described)
     return Quantised(
         replace(
             checkpoint,
             tensors=_weights(checkpoint.tensors, found),
-            undecoded={each.name: _reason(each) for each in found.unplaced},
+            undecoded={
+                **checkpoint.undecoded,
+                **{each.name: _reason(each) for each in found.unplaced},
+            },
         ),
-        {each.name: each for each in found.encoded},
+        {**known, **{each.name: each for each in found.encoded}},
     )
 
 

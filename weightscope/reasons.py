@@ -36,17 +36,17 @@ def budget_sentence(chosen: Chosen, of: str) -> str:
         of: What is counted, such as ``adapter parameters``.
     """
     how = chosen.how
-    limit = "no limit"
+    limit = ""
     if how.top is not None:
-        limit = f"the top {how.top:g} % of {'all' if how.across else 'each type, rounded down'}"
+        limit = f"Limit: the top {how.top:g} % of {'all' if how.across else 'each type'}."
     elif how.modules is not None:
-        limit = f"at most {count_of(how.modules, 'module')}"
+        limit = f"Limit: at most {count_of(how.modules, 'module')}."
     if how.budget is None:
-        return f"Limit: {limit}. The choice costs {chosen.cost:,} {of}."
+        return f"{limit or 'No limit.'} The choice costs {chosen.cost:,} {of}."
     rest = f"Budget: {chosen.cost:,} of {how.budget:,} {of} used"
     if chosen.left is not None:
         rest += f"; the next one would cost {chosen.left:,}"
-    return f"{rest}. Limit beside it: {limit}."
+    return f"{rest}. {limit}".rstrip()
 
 
 def noise_sentence(chosen: Chosen) -> str:
@@ -57,7 +57,7 @@ def noise_sentence(chosen: Chosen) -> str:
     known = [c.noise for c in candidates]
     noise = [value for value in known if value is not None]
     if len(noise) < len(known):
-        null = chosen.criterion.null or "noise"
+        null = chosen.criterion.null or "frobenius_norm"
         return (
             f"Noise: no comparison, as the run has no {null} for "
             f"{count_of(len(known) - len(noise), 'weight')}."

@@ -71,10 +71,20 @@ def linear_ticks(low: float, high: float, most: int = 7) -> Ticks:
     values = [step * k for k in range(first, floor(high / step + 1e-9) + 1)]
     size = max(abs(low), abs(high))
     if size >= 1e5 or size < 1e-3:
-        return [
-            (value, f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")) for value in values
-        ]
-    return [(value, f"{value:.{places}f}") for value in values]
+        digits = max(0, floor(log10(size)) - floor(log10(step) + 1e-9))
+        return [(value, _minus(_scientific(value, digits))) for value in values]
+    return [(value, _minus(f"{value:.{places}f}")) for value in values]
+
+
+def _scientific(value: float, digits: int) -> str:
+    if not value:
+        return "0"
+    mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _power(exponent: int) -> str:

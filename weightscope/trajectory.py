@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from weightscope.alignment import PrefixMap, by_plain_name
-from weightscope.comparing import Comparing, open_side
+from weightscope.comparing import Comparing, open_sides
 from weightscope.comparison import alpha_moved, check_comparable, metric_columns
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row
@@ -122,7 +122,8 @@ def track(models: Sequence[str], how: Comparing, observer: Observer | None = Non
     if len(set(steps)) < len(steps):
         twice = next(step for step in steps if steps.count(step) > 1)
         raise OptionError(f"two of the runs are of step {twice}; name one of them")
-    runs = tuple(open_side(model, how, observer).run for _, model in ordered)
+    sides = open_sides([model for _, model in ordered], how, observer)
+    runs = tuple(side.run for side in sides)
     if not how.force:
         for run in runs[1:]:
             check_comparable(runs[0], run)

@@ -18,9 +18,9 @@ with its neighbour at the same work; ``host`` is all the rest (decoding, statist
 metrics), so much per matrix and per entry. Matrices that get all threads of a process, one after
 the other, use them at ALONE.
 
-On a GPU compute is the transfer, the same host work, the product at a share of the float64 peak,
-and per solve of order n one reduction column by column: n COLUMN seconds of launches and 8/3 n^3
-bytes of memory traffic. Nothing of that was measured.
+On a GPU compute is the transfer, the host work per matrix (that per entry is done on the device),
+the product at a share of the float64 peak, and per solve of order n one reduction column by column:
+n times ``column`` seconds of launches and 8/3 n^3 bytes of memory traffic. None was measured.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ import tempfile
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
+from shapes import MODELS as LLAMAS
 from shapes import Shape, heavy_tailed, layer_shapes, write_checkpoint
 from timing import analysis, call, process
 
+from weightscope.decompositions.entries import entry_statistics
 from weightscope.decompositions.farms import window_spectra, windows_for
 from weightscope.decompositions.full import gram_of, solve_gram
 from weightscope.evaluate import evaluate
@@ -55,9 +56,10 @@ from weightscope.recipe import Farms
 from weightscope.select import select
 from weightscope.settings import Settings
 from weightscope.sources import open_model
-from weightscope.tensor import TensorRef
+from weightscope.tensor import DTYPES, TensorRef
 
 FARMS = Farms()
+T = TypeVar("T")
 GB = 1e9
 
 # --- models: shapes alone --------------------------------------------------------------------
@@ -111,7 +113,8 @@ def model(shapes: Iterable[tuple[str, int, int]], dtype: str = "BF16") -> tuple[
 
 
 MODELS = {
-    "7B": lambda: model(llama(32, Shape(4096, 11008, 4096, 32000))),
+    "1B": lambda: model(list(llama(16, LLAMAS["1b"]))[:-1]),  # the head is tied
+    "7B": lambda: model(llama(32, LLAMAS["7b"])),
     "70B": lambda: model(llama(80, Shape(8192, 28672, 1024, 128256))),
     "671B": lambda: model(deepseek(), "F8_E4M3"),
 }
@@ -188,7 +191,7 @@ class Gpu:
         count, short = windows_in(one, farms)
         full = one.N * one.M**2 / self.product + self.solve(one.M)
         windows = count * (short**3 / self.product + self.solve(short)) if count else 0.0
-        return full + windows + self.rates.host(one) + one.nbytes / self.transfer
+        return full + windows + self.rates.per_matrix + one.nbytes / self.transfer
 
 
 @dataclass(frozen=True)
@@ -206,22 +209,42 @@ class Forecast:
     reading: float
 
 
-def forecast(
-    matrices: tuple[Matrix, ...],
-    rates: Rates | Gpu,
-    parts: int,
-    cores: int,
-    farms: Farms | None = FARMS,
-) -> Forecast:
+@dataclass(frozen=True)
+class Work:
+    """Matrices in the order of their plan.
+
+    Attributes:
+        matrices: With whether each gets all threads.
+        farms: Windows of each, or none.
+    """
+
+    matrices: tuple[tuple[Matrix, bool], ...]
+    farms: Farms | None
+
+    @classmethod
+    def of(cls, matrices: tuple[Matrix, ...], farms: Farms | None = FARMS) -> Work:
+        """The plan of some matrices."""
+        batches = make_plan(matrices, farms).batches
+        return cls(tuple((one, b.alone) for b in batches for one in b.matrices), farms)
+
+    def each(self, value: Callable[[Matrix, Farms | None], T]) -> Iterator[T]:
+        """A value of every matrix that depends on its shape and role alone."""
+        known: dict[tuple[int, int, str], T] = {}
+        for one, _ in self.matrices:
+            key = (*one.tensor.shape, one.role)
+            if key not in known:
+                known[key] = value(one, self.farms)
+            yield known[key]
+
+
+def forecast(work: Work, rates: Rates | Gpu, parts: int, cores: int) -> Forecast:
     """Time of a plan cut into parts, each for a process of so many cores, or for a GPU."""
-    batches = make_plan(matrices, farms).batches
-    ordered = [(one, batch.alone) for batch in batches for one in batch.matrices]
-    owners = cut([cost(one, farms) for one, _ in ordered], parts)
+    owners = cut(list(work.each(cost)), parts)
     walls, taken, busy = [0.0] * parts, [0] * parts, 0.0
-    for (one, alone), owner in zip(ordered, owners, strict=True):
-        seconds = rates.seconds(one, farms)
-        busy += seconds
-        walls[owner] += seconds / (cores * (ALONE if alone and cores > 1 else 1.0))
+    seconds = work.each(rates.seconds)
+    for (one, alone), owner, each in zip(work.matrices, owners, seconds, strict=True):
+        busy += each
+        walls[owner] += each / (cores * (ALONE if alone and cores > 1 else 1.0))
         taken[owner] += one.nbytes
     start = rates.rates.start if isinstance(rates, Gpu) else rates.start
     reading = max(n / wall for n, wall in zip(taken, walls, strict=True) if wall)
@@ -234,8 +257,8 @@ ALONE = 0.66
 """Share of two cores that one solve of order 4096 uses: 2.06 s with one thread, 1.57 with two."""
 ORDERS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 WINDOWS = (32, 64, 128, 256, 512, 1024)
-HOST = ((48, 40), (200, 160), (768, 320), (2000, 320), (1400, 900))
-"""Shapes that tell host work, none of them in the model of the check."""
+SMALL, LARGE = (200, 160), (2048, 1536)
+"""Shapes that tell host work."""
 
 
 def per_core(work: Callable[[int], object], cores: int, most: int) -> float:
@@ -276,48 +299,42 @@ def rates_here(cores: int) -> Rates:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "small.safetensors"
         save_file({"small.weight": torch.randn(32, 32)}, path)
-        start = min(process(analysis(path, cores), 1).wall for _ in range(2))
+        start = min(process(analysis(path, cores), 1).cpu for _ in range(2))  # hardly parallel
     return Rates(product, solve, window, per_matrix, per_entry, start)
 
 
 def host_work(bare: Rates, cores: int) -> tuple[float, float]:
-    """Seconds per matrix and per entry beyond the bare calls, by least squares."""
+    """Seconds of everything else: per matrix, from one whose solve is nothing, and per entry."""
     generator = torch.Generator().manual_seed(2)
-    rows, rest = [], []
-    for shape in HOST:
-        name = "model.layers.0.mlp.up_proj.weight"
-        tensors = [{name: heavy_tailed(*shape, generator)} for _ in range(cores)]
-        opened = [open_model(one) for one in tensors]
-        found = [select(one).matrices[0] for one in opened]
-        settings = Settings(device="cpu", threads=1)
+    name = "model.layers.0.mlp.up_proj.weight"
+    opened = [open_model({name: heavy_tailed(*SMALL, generator)}) for _ in range(cores)]
+    found = [select(one).matrices[0] for one in opened]
+    settings = Settings(device="cpu", threads=1)
+    wide = [heavy_tailed(*LARGE, generator) for _ in range(cores)]
 
-        def work(i: int, opened: Any = opened, found: Any = found, how: Any = settings) -> None:
-            with reading(opened[i]) as read:
-                evaluate(Measure(read, FARMS)(found[i]), how)
+    def one(i: int) -> None:
+        with reading(opened[i]) as read:
+            evaluate(Measure(read, FARMS)(found[i]), settings)
 
-        took = per_core(work, cores, 4)
-        rows.append([1.0, float(found[0].params)])
-        rest.append(took - bare.seconds(found[0], FARMS))
-    weight = [1 / sum(row) ** 0.5 for row in rows]
-    a = np.array(rows) * np.array(weight)[:, None]
-    per_matrix, per_entry = np.linalg.lstsq(a, np.array(rest) * weight, rcond=None)[0]
-    return max(float(per_matrix), 0.0), max(float(per_entry), 0.0)
+    per_entry = per_core(lambda i: entry_statistics([wide[i]], DTYPES["BF16"]), cores, 5)
+    per_entry /= wide[0].numel()
+    whole = per_core(one, cores, 20) - bare.seconds(found[0], FARMS)
+    return whole - per_entry * found[0].params, per_entry
 
 
 def check(cores: int, runs: int) -> None:
     """Predict the time of a checkpoint and analyse it, so many times in turn with the rates."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, small = Path(scratch) / "model", Path(scratch) / "small.safetensors"
+        folder = Path(scratch) / "model"
         write_mixture(folder)
-        save_file({"small.weight": torch.randn(32, 32)}, small)
         matrices = select(open_model(folder)).matrices
         ratios = []
         for _ in range(runs):
             rates = rates_here(cores)
             print(rates)
-            expected = forecast(matrices, rates, 1, cores)
+            expected = forecast(Work.of(matrices), rates, 1, cores)
             found = process(analysis(folder, cores), 1)
-            busy = found.cpu - process(analysis(small, cores), 1).cpu
+            busy = found.cpu - rates.start
             ratios.append((expected.wall / found.wall, expected.busy / busy))
             print(
                 f"{len(matrices)} matrices, {cores} cores: predicted {expected.wall:.1f} s by the "
@@ -343,53 +360,57 @@ def write_mixture(folder: Path) -> None:
 
 
 HERE = Rates(
-    product=dict.fromkeys(ORDERS, 40e9),
-    solve=dict.fromkeys(ORDERS, 20e9),
-    window=dict.fromkeys(WINDOWS, 0.06),
-    per_matrix=0.02,
-    per_entry=1e-8,
-    start=2.0,
+    product=dict(zip(ORDERS, (1.7e9, 6.7e9, 15e9, 18e9, 19e9, 24e9, 29e9, 36e9), strict=True)),
+    solve=dict(zip(ORDERS, (0.53e9, 2.2e9, 5.3e9, 7.4e9, 10e9, 12e9, 17e9, 22e9), strict=True)),
+    window=dict(zip(WINDOWS, (4.8e-5, 1.3e-4, 6.6e-4, 3.6e-3, 0.023, 0.146), strict=True)),
+    per_matrix=0.011,
+    per_entry=4.1e-9,
+    start=2.2,
 )
-"""Measured with --check; two cores of a shared x86-64 machine (Xeon, AVX-512)."""
-GPU = Gpu(product=0.5 * 67e12 / 2, column=20e-6, memory=0.7 * 3.35e12, transfer=25e9, rates=HERE)
-"""H100 SXM by its data sheet (67 TFLOP/s float64 in tensor cores, 3.35 TB/s), halved and at 0.7; a
-multiplication and an addition are one of N M^2. The launches of a column and the transfer are
-guesses."""
+"""Medians of three rounds of --check on two shared cores of an AMD EPYC, in processor time."""
+GPU = Gpu(0.25 * 67e12, column=20e-6, memory=0.7 * 3.35e12, transfer=25e9, rates=HERE)
+"""H100 SXM: a quarter of the float64 peak and 0.7 of the memory bandwidth of its data sheet (67
+TFLOP/s in tensor cores, 3.35 TB/s). The launches of a column and the transfer are guesses."""
 PRICES = {"core": 0.04, "GPU": 2.5}
 """Dollars per hour, to be replaced by one's own."""
 
 
+ROW = 4750
+"""Bytes of a row in a run folder, measurement and table together (the example model: 4,747)."""
+
+
 def tables() -> None:
     """What the README says."""
-    print("| model | matrices | parameters | stored | operations | of them FARMS | spectra |")
+    models = {name: Work.of(make()) for name, make in MODELS.items()}
+    print("| model | matrices | parameters | stored | operations | of them FARMS | run folder |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    models = {name: make() for name, make in MODELS.items()}
-    for name, found in models.items():
-        everything, bare = (sum(flops(one, f) for one in found) for f in (FARMS, None))
+    for name, work in models.items():
+        found = [one for one, _ in work.matrices]
+        everything, bare = (sum(replace(work, farms=f).each(flops)) for f in (FARMS, None))
         cells = (
             f"{len(found):,}",
             f"{sum(one.params for one in found) / 1e9:.1f} G",
-            f"{sum(one.nbytes for one in found) / GB:,.0f} GB",
+            f"{sum(one.nbytes for one in found) / GB:,.1f} GB",
             f"{everything:.1e}",
             f"{100 * (1 - bare / everything):.0f}%",
-            f"{8 * sum(one.n_evals for one in found) / 1e6:,.0f} MB",
+            f"{sum(8 * one.n_evals + ROW for one in found) / 1e6:,.1f} MB",
         )
         print("|", " | ".join((name, *cells)), "|")
     print()
-    print("| model | on | time | without FARMS | device-hours | cost | to read, per process |")
+    print("| model | on | time | without FARMS | device-hours | cost | reads, per process |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     machines = [(HERE, f"{2 * n} cores", n, 2, PRICES["core"]) for n in (1, 8, 64)]
     machines += [(GPU, f"{n} GPU{'s' if n > 1 else ''}", n, 1, PRICES["GPU"]) for n in (1, 8, 64)]
-    for name, found in models.items():
-        for rates, label, parts, cores, price in machines:
-            whole = forecast(found, rates, parts, cores)
-            quick = forecast(found, rates, parts, cores, None)
+    for name, work in models.items():
+        for rates, label, parts, cores, price in machines if name != "1B" else machines[:1]:
+            whole = forecast(work, rates, parts, cores)
+            quick = forecast(replace(work, farms=None), rates, parts, cores)
             hours = whole.wall * parts * cores / 3600
             cells = (
                 duration(whole.wall),
                 duration(quick.wall),
-                f"{hours:,.1f}",
-                f"${hours * price:,.2f}",
+                f"{hours:,.2f}",
+                f"${hours * price:,.{2 if hours * price >= 0.1 else 3}f}",
                 f"{whole.reading / 1e6:,.0f} MB/s",
             )
             print("|", " | ".join((name, label, *cells)), "|")

@@ -107,8 +107,7 @@ def analyze(
             _check_compat(compat, context)
         settings = _settings({**context.params, "shard": read_shard(shard, quiet)})
         placement = _placement(context.params)
-        elsewhere = placement.executor != "local"
-        access = Access(fetch, revision, token, mmap, elsewhere)  # type: ignore[arg-type]
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         saving = (not no_save, out, force, resume, parse_duration(max_time))
         run = _run(model, access, (settings, saving, placement), quiet)
         emit(run_emission(run, output, ww_names), output)
@@ -181,19 +180,17 @@ def _run(model: str, access: Any, chosen: tuple[Any, ...], quiet: bool) -> Any:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
-    from weightscope.present import partial
-    from weightscope.sources import open_model
+    from weightscope.present import partial, untrained
 
-    checkpoint = open_model(model, access)
     settings, saving, placement = chosen
     with Talk(quiet) as talk:
-        run = analyze_model(checkpoint, settings, Saving(*saving), talk, placement)
+        run = analyze_model(model, settings, Saving(*saving), talk, placement, access)
     if not quiet:
         degenerate = {k: n for k, n in run.summary["status"].items() if k != "ok"}
         if degenerate:
             counts = ", ".join(f"{n} {status}" for status, n in degenerate.items())
             say(f"{sum(degenerate.values())} of {len(run.rows)} rows are not ok: {counts}")
-        for text in partial(run):
+        for text in (*partial(run), *untrained(run)):
             say(text)
         if run.folder is not None and not run.reused and run.summary["stopped"] is None:
             say(f"Run saved in {run.folder}")

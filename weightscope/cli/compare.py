@@ -21,12 +21,18 @@ def compare(
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     sort: o.SortOption = None,
     top: o.TopOption = None,
     fail_on: o.FailOnOption = None,
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Compare two runs or checkpoints, or several with the first.
@@ -43,10 +49,13 @@ def compare(
 
       weightscope compare a.weightscope b.weightscope --sort spectrum_w1 --top 20
 
+      weightscope compare base-model fine-tuned-model --html changes.html
+
       weightscope compare base merged --fail-on 'rel_change > 0.5' --format csv
     """
     with explained(debug, "The runs analysed so far are kept."):
         from weightscope.alignment import parse_prefix_map
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output
         from weightscope.comparing import Comparing
         from weightscope.errors import OptionError
@@ -56,8 +65,9 @@ def compare(
             raise OptionError("compare needs at least two runs or checkpoints")
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
-        how = Comparing(weights, prefixes, force, not no_save, settings)
-        output = Output(format, csv, json, sort, top, bom, force, excel, html=html)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        how = Comparing(weights, prefixes, force, not no_save, settings, access)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 

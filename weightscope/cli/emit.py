@@ -6,23 +6,25 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.explained import say
 from weightscope.cli.options import Format
 from weightscope.columns import Column
-from weightscope.errors import OptionError
+from weightscope.errors import OptionError, OutputError
 from weightscope.evaluate import Row, all_columns
-from weightscope.gallery import pictures
 from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
-from weightscope.page import Page
-from weightscope.pictures import Picture
 from weightscope.present import run_report
 from weightscope.present_provenance import provenance_lines
-from weightscope.present_sheets import workbook
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
-from weightscope.sinks import csv, excel, folder, json, markdown, weightwatcher
+from weightscope.sinks import csv, json, markdown, weightwatcher
+from weightscope.storage import is_run
+
+if TYPE_CHECKING:
+    from weightscope.page import Page
+    from weightscope.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,27 @@ class Output:
             check_target(target, self.force)
         if self.csv is not None and self.csv != STDOUT:
             check_target(self.csv + ".run.json", self.force)
-        if self.excel is not None:
-            excel.check_installed()
         for target in self.folders.values():
+            _keep_runs(target)
             check_folder(target, self.force)
-            folder.check_installed()
+        self._check_installed()
 
     @property
     def folders(self) -> dict[str, str]:
         """Folders of pictures by the format of their files."""
         wanted = {"png": self.png, "svg": self.svg}
         return {format: target for format, target in wanted.items() if target is not None}
+
+    def _check_installed(self) -> None:
+        """The optional packages are there, before anything else is done."""
+        if self.excel is not None:
+            from weightscope.sinks import excel
+
+            excel.check_installed()
+        if self.folders:
+            from weightscope.sinks import folder
+
+            folder.check_installed()
 
     def _check_apart(self) -> None:
         """Two outputs, two places."""
@@ -112,7 +124,7 @@ class Emission:
         report: Builds what people read.
         origin: What produced it, in lines.
         glossary: Columns that the names stand for, for Excel.
-        pictures: Draws nothing yet: every picture as data.
+        pictures: Every picture as data; those of the page where None.
         page: Builds what people explore; None for a table that has no page.
     """
 
@@ -122,7 +134,7 @@ class Emission:
     report: Callable[[], Report]
     origin: Sequence[str]
     glossary: Sequence[Column] = ()
-    pictures: Callable[[], Iterable[Picture]] = tuple
+    pictures: Callable[[], Iterable[Picture]] | None = None
     page: Callable[[], Page] | None = None
 
 
@@ -136,17 +148,47 @@ def emit(emission: Emission, output: Output) -> None:
     if output.json is not None:
         write_output(output.json, _json(emission))
     if output.excel is not None:
-        sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
-        write_binary(output.excel, excel.render(sheets))
-    for format, target in output.folders.items():
-        facts = {key: value for key, value in emission.facts.items() if key != "details"}
-        folder.write(emission.pictures(), target, format, facts, output.force)
+        _write_excel(emission, output.excel)
+    if output.folders:
+        _draw(emission, output)
     if output.html is not None and emission.page is not None:
         from weightscope.sinks import html
 
         write_output(output.html, html.render(emission.page()))
     if STDOUT not in output.targets.values():
         _emit_to_stdout(emission, output)
+
+
+def _write_excel(emission: Emission, target: str) -> None:
+    from weightscope.present_sheets import workbook
+    from weightscope.sinks import excel
+
+    sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
+    write_binary(target, excel.render(sheets))
+
+
+def _draw(emission: Emission, output: Output) -> None:
+    from weightscope.sinks import folder
+
+    facts = {key: value for key, value in emission.facts.items() if key != "details"}
+    pictures = tuple(_pictures(emission))
+    for format, target in output.folders.items():
+        _keep_runs(target)
+        folder.write(pictures, target, format, facts, output.force)
+
+
+def _keep_runs(target: str) -> None:
+    """A run folder holds nothing but its run, not even where ``--force`` is given."""
+    if is_run(Path(target)):
+        raise OutputError(f"{target}: is a run folder; choose another one for pictures")
+
+
+def _pictures(emission: Emission) -> Iterable[Picture]:
+    from weightscope.gallery import page_pictures
+
+    if emission.pictures is not None:
+        return emission.pictures()
+    return page_pictures(emission.page()) if emission.page is not None else ()
 
 
 def _emit_to_stdout(emission: Emission, output: Output) -> None:
@@ -190,9 +232,15 @@ def run_emission(run: Run, output: Output, ww_names: bool = False) -> Emission:
         lambda: run_report(run, output.sort, output.top),
         provenance_lines(run.provenance),
         glossary,
-        lambda: pictures(run),
+        lambda: _pictures_of(run),
         lambda: _page_of(run),
     )
+
+
+def _pictures_of(run: Run) -> Iterable[Picture]:
+    from weightscope.gallery import pictures
+
+    return pictures(run)
 
 
 def _page_of(run: Run) -> Page:

@@ -61,6 +61,10 @@ def farms(
     bom: o.BomOption = False,
     force: o.ForceOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Try FARMS over a grid of settings: how far does its exponent hang on window and grid?
@@ -82,6 +86,7 @@ def farms(
     with explained(debug):
         from weightscope import farms_settings as f
         from weightscope.analysis import with_resources
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
         from weightscope.present_provenance import provenance_lines
@@ -104,8 +109,11 @@ def farms(
                 threads=threads,
             )
         )
-        checkpoint = open_model(model)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        checkpoint = open_model(model, access)
         with Talk(quiet) as talk:
+            for text in checkpoint.notes:
+                talk.note(text)
             found = f.study(checkpoint, grid, settings, talk)
         provenance = provenance_of(settings, checkpoint, device_name)
         emission = Emission(

@@ -139,7 +139,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A .safetensors file, a folder with shards, an index file; or a model on the hub: "
+        help="A file of weights (safetensors, PyTorch, GGUF), an index of shards, a folder of "
+        "such, of an adapter, a pipeline or a training; or a model on the hub: "
         "org/name, org/name@revision, hf://org/name/part, or the URL of its page.",
         show_default=False,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from weightscope.cli import options as o
@@ -73,66 +74,42 @@ def plan(
     """
     with explained(debug):
         from weightscope.cli.plan_numbers import parse_params, parse_ratio, parse_share
+        from weightscope.present_plan import plan_report
+        from weightscope.sinks import terminal
 
         given = {
-            "by": by,
-            "modules": modules,
-            "top": parse_share(top),
-            "budget": parse_params(budget),
-            "across": across or None,
-            "include_embeddings": include_embeddings or None,
-            "prefix": prefix,
-            "rank": rank,
-            "target": parse_ratio("--target", goal),
-            "spread": spread,
-            "per": per,
-            "cap": parse_ratio("--cap", cap),
-            "low": low,
-            "high": high,
-            "bits": bits,
-            "basis": basis,
-            "rule": rule,
-        }
+            "by": by, "modules": modules, "top": parse_share(top), "budget": parse_params(budget),
+            "across": across or None, "include_embeddings": include_embeddings or None,
+            "prefix": prefix, "rank": rank, "target": parse_ratio("--target", goal),
+            "spread": spread, "per": per, "cap": parse_ratio("--cap", cap), "low": low,
+            "high": high, "bits": bits, "basis": basis, "rule": rule,
+        }  # fmt: skip
         options = {name: value for name, value in given.items() if value is not None}
-        _plan(str(run), target, options, (out, force), explain, quiet)
+        proposal = _written(run, target, options, out, force)
+        if explain:
+            terminal.write(plan_report(proposal, f"{run}: plan for {target}"), sys.stderr)
+        elif not quiet:
+            for sentence in proposal.sentences:
+                say(sentence)
 
 
-def _plan(
-    folder: str,
-    target: str,
-    options: dict[str, Any],
-    place: tuple[str, bool],
-    explain: bool,
-    quiet: bool,
-) -> None:
-    from pathlib import Path
-
-    from weightscope.errors import PlanError
+def _written(run: Path, target: str, options: dict[str, Any], out: str, force: bool) -> Any:
+    """The plan, after it was written; what its format cannot hold lies beside the file."""
     from weightscope.outputs import STDOUT, check_target, write_output
     from weightscope.planning import options_for, propose
-    from weightscope.present_plan import plan_facts, plan_report, plan_text
-    from weightscope.sinks import json, terminal
+    from weightscope.present_plan import plan_facts, plan_text
+    from weightscope.sinks import json
     from weightscope.storage import load_run
 
     how = options_for(target, options)
-    out, force = place
     check_target(out, force)
-    beside = f"{out}.run.json"
-    if out != STDOUT:
-        check_target(beside, force)
-    run = load_run(Path(folder))
-    if run.share:
-        raise PlanError(
-            f"{folder}: is {run.share.label} of {run.name}; a plan is of a whole model, so join "
-            "the parts first: weightscope merge"
-        )
-    proposal = propose(run, target, how)
+    found = load_run(run)
+    proposal = propose(found, target, how)
     command = shlex.join(["weightscope", *sys.argv[1:]])
-    write_output(out, plan_text(proposal, run, command))
-    if out != STDOUT and not proposal.comment:
-        write_output(beside, json.dumps(plan_facts(proposal, run, command)))
-    if explain:
-        terminal.write(plan_report(proposal, f"{run.name}: plan for {target}"), sys.stderr)
-    elif not quiet:
-        for sentence in proposal.sentences:
-            say(sentence)
+    beside = "" if proposal.comment or out == STDOUT else f"{out}.run.json"
+    if beside:
+        check_target(beside, force)
+    write_output(out, plan_text(proposal, found, command))
+    if beside:
+        write_output(beside, json.dumps(plan_facts(proposal, found, command)))
+    return proposal

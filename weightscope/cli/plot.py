@@ -95,7 +95,7 @@ def plot(
                 raise OptionError(f"{row['name']}: cannot be drawn: {drawn}")
             picture = drawn
         if out is not None:
-            write_binary(out, folder.rendered(picture, format, found.provenance))
+            write_binary(out, folder.rendered(picture, format, [found.provenance]))
         else:
             from weightscope.sinks import terminal_chart
 

@@ -18,10 +18,16 @@ def track(
     json: o.JsonOption = None,
     html: o.HtmlOption = None,
     excel: o.ExcelOption = None,
+    png: o.PngOption = None,
+    svg: o.SvgOption = None,
     top: o.TopOption = None,
     bom: o.BomOption = False,
     force: o.ForceComparisonOption = False,
     quiet: o.QuietOption = False,
+    revision: o.RevisionOption = "",
+    fetch: o.FetchOption = "auto",
+    token: o.TokenOption = None,
+    mmap: o.MmapOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Follow every matrix over the checkpoints of a training, ordered by step.
@@ -35,11 +41,14 @@ def track(
 
       weightscope track my-training --metric spectral_norm
 
+      weightscope track my-training/checkpoint-* --html training.html
+
       weightscope track run-100.weightscope run-500.weightscope --format csv > trajectory.csv
     """
     with explained(debug, "The runs analysed so far are kept."):
         from weightscope import trajectory as t
         from weightscope.alignment import parse_prefix_map
+        from weightscope.checkpoint import Access
         from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
         from weightscope.comparing import Comparing
@@ -50,12 +59,13 @@ def track(
         from weightscope.present_trajectory import trajectory_report
         from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, top, bom, force, excel, html=html)
+        output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html)
         output.check(())
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
-        how = Comparing(False, prefixes, force, not no_save, settings)
+        access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
+        how = Comparing(False, prefixes, force, not no_save, settings, access)
         with Talk(quiet) as talk:
             found = t.track(t.expand(runs), how, talk)
         summary = t.summarise(found)

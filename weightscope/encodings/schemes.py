@@ -18,6 +18,7 @@ from weightscope.encodings import (
     bitsandbytes,
     compressed_tensors,
     fp8,
+    gguf,
     gptq,
     hqq,
     mxfp4,
@@ -27,6 +28,7 @@ from weightscope.encodings import (
 from weightscope.encodings import grid as grids
 from weightscope.encodings.grid import Decoded, Grid
 from weightscope.encodings.names import is_companion, is_packed
+from weightscope.encodings.steps import Steps
 from weightscope.encodings.stored import SMALL, Stored, stored
 from weightscope.tensor import DTYPES, TensorRef
 from weightscope.text import shortened
@@ -42,8 +44,8 @@ class Scheme(Protocol):
         """Weights that it recognises, the ones it cannot decode included."""
         ...
 
-    def grid(self, encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Grid:
-        """Codes of one matrix."""
+    def grid(self, encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Grid | Steps:
+        """Codes of one matrix, or its values where only a library knows the codes."""
         ...
 
 
@@ -58,9 +60,10 @@ SCHEMES: dict[str, Scheme] = {
     "mxfp4": mxfp4,
     "compressed_tensors": compressed_tensors,
     "fp8": fp8,
+    "gguf": gguf,
 }
 METHODS: dict[str, tuple[str, ...]] = {
-    "": tuple(SCHEMES),
+    "": tuple(name for name in SCHEMES if name != "gguf"),
     "auto-round": ("gptq", "awq", "nvfp4", "mxfp4", "fp8"),
     "awq": ("awq",),
     "bitsandbytes": ("bitsandbytes",),
@@ -240,7 +243,8 @@ def decode(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Decoded:
     Raises:
         DecodingError: The parts contradict each other, or scales are missing, NaN or infinite.
     """
-    return grids.decode(_grid(encoded, parts))
+    found = _grid(encoded, parts)
+    return found.decoded() if isinstance(found, Steps) else grids.decode(found)
 
 
 def deviations(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -251,10 +255,11 @@ def deviations(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> torch.Ten
     Raises:
         DecodingError: As ``decode``.
     """
-    return grids.deviations(_grid(encoded, parts))
+    found = _grid(encoded, parts)
+    return found.deviations() if isinstance(found, Steps) else grids.deviations(found)
 
 
-def _grid(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Grid:
+def _grid(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Grid | Steps:
     for role, ref, index in encoded.pieces(0 if len(encoded.shape) == 3 else None):
         expected = ref.shape if index is None else ref.shape[1:]
         found = tuple(parts[role].shape) if role in parts else None

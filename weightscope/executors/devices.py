@@ -115,13 +115,14 @@ class Devices:
 
 
 def _shared(
-    waiting: deque[Batch], workers: list[Worker[Result]]
+    waiting: deque[Batch], workers: Sequence[Worker[Result]]
 ) -> Iterator[tuple[Batch, list[Result]]]:
     """Hand batches out as workers have room; what a dead one held goes back to the front."""
+    alive = list(workers)
     running: dict[Future[list[Result]], tuple[Worker[Result], Batch]] = {}
     while waiting or running:
         for _ in range(AT_HAND):
-            for worker in workers:
+            for worker in alive:
                 if waiting and sum(w is worker for w, _ in running.values()) < AT_HAND:
                     batch = waiting.popleft()
                     running[worker.submit(batch)] = worker, batch
@@ -130,8 +131,8 @@ def _shared(
             error = future.exception()
             if isinstance(error, DeadDeviceError):
                 waiting.appendleft(batch)
-                workers[:] = [w for w in workers if w is not worker]
-                if not workers:
+                alive = [w for w in alive if w is not worker]
+                if not alive:
                     raise ExecutorError(
                         f"{error}, and no other device is left; what was finished is kept, and "
                         "--device cpu or a restart with --resume goes on"
@@ -188,7 +189,7 @@ class Worker(Generic[Result]):
                 results.append(self.work(matrix, fetched.popleft().result()))
             finally:
                 self._reader.release(matrix)
-        check(self.name)
+            check(self.name)
         return results
 
 

@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import ERROR
@@ -72,7 +72,8 @@ def connected(placement: Placement, device: str, threads: int) -> Iterator[Clust
         request = request_for(nodes, device, placement.ray_gpus_per_task, threads)
         facts = _first_task(ray, request, nodes)
         _check_protected(placement, nodes, facts["auth_mode"])
-        yield Cluster(ray, nodes, request, facts["device_name"])
+        task = ray.remote(max_calls=0)(do_batch)  # a process does any number of them
+        yield Cluster(ray, task, nodes, request, facts["device_name"])
     finally:
         if ours:
             ray.shutdown()
@@ -84,12 +85,14 @@ class Cluster:
 
     Attributes:
         ray: The package.
+        task: What it calls on nodes.
         nodes: Those that were there at the beginning.
         request: What a task takes of one.
         device_name: Where tasks compute, for people.
     """
 
     ray: Any
+    task: Any
     nodes: tuple[Node, ...]
     request: Request
     device_name: str
@@ -117,9 +120,10 @@ class Cluster:
     @property
     def note(self) -> str:
         """What it is made of."""
-        cpus, gpus = (sum(getattr(n, kind) for n in self.nodes) for kind in ("cpus", "gpus"))
+        cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
         return (
-            f"Ray cluster: {count_of(len(self.nodes), 'node')}, {cpus:g} CPUs, {gpus:g} GPUs; "
+            f"Ray cluster: {count_of(len(self.nodes), 'node')}, {count_of(int(cpus), 'CPU')}, "
+            f"{count_of(int(gpus), 'GPU')}; "
             f"{count_of(self.slots, 'task')} at a time, each on {self.device_name}"
         )
 
@@ -143,7 +147,7 @@ class Cluster:
                     pending[self._submit(sent, batch)] = batch
                 ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=LOOK_AROUND)
                 if not ready:
-                    self._check_nodes()
+                    self._check_nodes(pending.values())
                 for ref in ready:
                     batch = pending.pop(ref)
                     yield batch, self._result(ref, batch)
@@ -152,25 +156,34 @@ class Cluster:
                 with suppress(Exception):  # the cluster may be gone, and this is the end anyway
                     self.ray.cancel(ref, force=True)
 
-    def _check_nodes(self) -> None:
+    def _check_nodes(self, pending: Iterable[Batch]) -> None:
         """Make sure that waiting is not in vain.
 
         Raises:
             ExecutorError: No node is left that could run a task.
         """
-        if not any(map(self.request.fits, nodes_of(self.ray.nodes()))):
-            raise ExecutorError(f"no node is left in the Ray cluster for the work; {_ADVICE}")
+        able = [node for node in nodes_of(self.ray.nodes()) if self.request.fits(node)]
+        most = max((node.memory for node in able), default=-1)
+        for batch in pending:
+            if most < (self._options(batch)["memory"] or 0):
+                raise ExecutorError(
+                    "no node is left in the Ray cluster that could do "
+                    f"{shortened(batch.matrices[0].name)}; {_ADVICE}"
+                )
 
     def _submit(self, sent: bytes, batch: Batch) -> Any:
         """Hand one batch to the cluster; returns the reference of its result."""
+        task = self.task.options(
+            max_retries=RETRIES, retry_exceptions=[CheckpointError], **self._options(batch)
+        )
+        return task.remote(sent, batch, self.device, self.threads, versions())
+
+    def _options(self, batch: Batch) -> dict[str, Any]:
+        """What the task of a batch takes of a node."""
         most = max(map(memory_of, batch.matrices), default=0)
         side_by_side = 1 if batch.alone else min(self.threads, len(batch.matrices))
         needed = BASE_BYTES + READ_AHEAD_BYTES + side_by_side * most
-        options = self.request.options(needed, self.nodes)
-        task = self.ray.remote(max_calls=0)(do_batch).options(
-            max_retries=RETRIES, retry_exceptions=[CheckpointError], **options
-        )
-        return task.remote(sent, batch, self.device, self.threads, versions())
+        return self.request.options(needed, self.nodes)
 
     def _result(self, ref: Any, batch: Batch) -> list[Any]:
         try:

@@ -1,30 +1,28 @@
-"""GGUF files: tensors listed from the header, dequantised one at a time by the gguf package.
+"""GGUF files: every tensor from the header, wherever the file is; packed ones name their type.
 
-``weightscope`` reads the header itself and asks the package for the layout of the data types and
-for dequantisation, so that it is needed, and imported, for GGUF files alone.
+``weightscope`` reads the header itself and asks the gguf package for the layout of the data types,
+so that it is needed, and imported, for GGUF files alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from weightscope.checkpoint import Checkpoint, SourceFile
+from weightscope.encoded import Encoded, Fact
 from weightscope.errors import CheckpointError
 from weightscope.formats.disguises import ENOUGH, check_disguise
-from weightscope.formats.gguf_header import Header, Listed, parse_header
-from weightscope.formats.memory import Stored
-from weightscope.formats.safetensors import fill_from_disk
+from weightscope.formats.gguf_header import Header, Listed, Read, parse_header
 from weightscope.tensor import TensorRef
 from weightscope.text import shortened
-
-if TYPE_CHECKING:
-    import torch
 
 _PLAIN = {
     "F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64",
@@ -40,47 +38,13 @@ _CONFIG = {
     "attention.key_length": "head_dim",
     "expert_count": "num_local_experts",
     "vocab_size": "vocab_size",
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "ssm.inner_size": "ssm_inner_size",
+    "ssm.state_size": "ssm_state_size",
+    "ssm.group_count": "ssm_group_count",
+    "ssm.time_step_rank": "ssm_time_step_rank",
 }
 """Names in ``config.json`` of what a header says about the architecture."""
-
-
-@dataclass(frozen=True)
-class Quantised(Stored):
-    """A tensor in blocks of a GGML type, decoded to float32 when it is read.
-
-    Attributes:
-        ref: Its name, the shape and dtype it decodes to, and the place of its blocks.
-        type: Number of its type.
-        encoding: Name of its type, such as ``Q4_K``.
-        bits: Bits per entry, scales included.
-    """
-
-    ref: TensorRef
-    type: int
-    encoding: str
-    bits: float
-
-    def read(self, part: int | None) -> torch.Tensor:
-        """Read the blocks and decode them.
-
-        Raises:
-            CheckpointError: The file is gone or has shrunk.
-        """
-        import torch
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        *above, rows, _ = self.ref.shape if len(self.ref.shape) > 1 else (1, *self.ref.shape)
-        nbytes = self.ref.stop - self.ref.start
-        start, shape = self.ref.start, self.ref.shape
-        if part is not None:
-            nbytes //= shape[0]
-            start, shape, above = start + part * nbytes, shape[1:], above[1:]
-        raw = np.empty(nbytes, np.uint8)
-        fill_from_disk(self.ref, start, memoryview(raw.data))
-        with np.errstate(all="ignore"):  # a hostile scale may be anything
-            found = dequantize(raw.reshape(*above, rows, -1), GGMLQuantizationType(self.type))
-        return torch.from_numpy(np.ascontiguousarray(found, np.float32)).reshape(shape)
 
 
 def index_file(path: Path) -> Checkpoint:
@@ -99,77 +63,98 @@ def index_file(path: Path) -> Checkpoint:
             def read(start: int, count: int) -> bytes:
                 return os.pread(descriptor, count, start)
 
-            check_disguise(str(path), read(0, ENOUGH), "gguf")
-            header = parse_header(str(path), facts.st_size, read)
+            found = index(str(path), path.name, facts.st_size, read)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
         ) from None
-    tensors = list(_tensors(path, header, facts.st_size))
+    return replace(found, files=(replace(found.files[0], modified_ns=facts.st_mtime_ns),))
+
+
+def index(place: str, name: str, size: int, read: Read) -> Checkpoint:
+    """The same of a file wherever it is.
+
+    Args:
+        place: What the tensors name as their file, and the messages too.
+        name: Its name.
+        size: Bytes of the whole file.
+        read: Bytes from a position on, as many as asked for unless the file ends.
+    """
+    check_disguise(place, read(0, ENOUGH), "gguf")
+    header = parse_header(place, size, read)
+    tensors = list(_tensors(place, header, size))
     if not tensors:
-        raise CheckpointError(f"{path}: lists no tensors; download or copy it again")
-    source = SourceFile(path.name, facts.st_size, header.sha256, facts.st_mtime_ns)
+        raise CheckpointError(f"{place}: lists no tensors; download or copy it again")
     return Checkpoint(
-        path.stem,
+        PurePosixPath(name).stem,
         tuple(ref for ref, _ in tensors),
-        (source,),
+        (SourceFile(name, size, header.sha256),),
         _config(header.facts),
-        notes=tuple(_notes(path, header.facts, tensors)),
+        notes=tuple(_notes(name, header.facts, tensors)),
         format="gguf",
-        memory={ref.name: stored for ref, stored in tensors if stored is not None},
         metadata={k: v for k, v in header.facts.items() if isinstance(v, str) and len(v) < 1000},
+        encoded={ref.name: packed for ref, packed in tensors if isinstance(packed, Encoded)},
+        undecoded={ref.name: why for ref, why in tensors if isinstance(why, str) and why},
     )
 
 
-def _tensors(path: Path, header: Header, size: int) -> Iterator[tuple[TensorRef, Quantised | None]]:
-    types = _types(path)
+Placed = tuple[TensorRef, Encoded | str]
+"""A tensor, and how it is packed; or why it cannot be decoded, empty for a plain one."""
+
+
+def _tensors(place: str, header: Header, size: int) -> Iterator[Placed]:
+    types = _types(place)
     end = header.stop
     for listed in sorted(header.tensors, key=lambda t: (t.start, t.name)):
         label = shortened(listed.name)
         if listed.type not in types:
             raise CheckpointError(
-                f"{path}: tensor {label} is of type {listed.type}, which the installed gguf "
+                f"{place}: tensor {label} is of type {listed.type}, which the installed gguf "
                 "package does not know; update it: pip install -U gguf"
             )
-        ref, stored = _tensor(path, listed, *types[listed.type])
+        ref, packed = _tensor(place, listed, *types[listed.type])
         if ref.start < end or ref.stop > size:
             what = "overlaps another" if ref.start < end else "ends beyond the file"
-            raise CheckpointError(f"{path}: tensor {label} {what}; download or copy it again")
+            raise CheckpointError(f"{place}: tensor {label} {what}; download or copy it again")
         end = ref.stop
-        yield ref, stored
+        yield ref, packed
 
 
-def _tensor(
-    path: Path, listed: Listed, name: str, block: int, nbytes: int
-) -> tuple[TensorRef, Quantised | None]:
+def _tensor(place: str, listed: Listed, kind: str, block: int, nbytes: int) -> Placed:
     row = listed.shape[-1] if listed.shape else 1
     if row % block:
         raise CheckpointError(
-            f"{path}: tensor {shortened(listed.name)} has rows of {row} entries, which is no "
-            f"multiple of the {block} in a block of {name}; download or copy it again"
+            f"{place}: tensor {shortened(listed.name)} has rows of {row} entries, which is no "
+            f"multiple of the {block} in a block of {kind}; download or copy it again"
         )
-    count = 1
-    for n in listed.shape:
-        count *= n
-    stop = listed.start + count // block * nbytes
-    ref = TensorRef(
-        listed.name, listed.shape, _PLAIN.get(name, "F32"), str(path), listed.start, stop
-    )
-    if name in _PLAIN:
-        return ref, None
-    return ref, Quantised(ref, listed.type, name, 8 * nbytes / block)
+    stop = listed.start + prod(listed.shape) // block * nbytes
+    ref = TensorRef(listed.name, listed.shape, _PLAIN.get(kind, "F32"), place, listed.start, stop)
+    if kind in _PLAIN or len(listed.shape) < len(("rows", "cols")):
+        return ref, ""
+    if len(listed.shape) > len(("experts", "rows", "cols")):
+        return ref, f"it is quantised ({kind}), and has {len(listed.shape)} dimensions"
+    return ref, _encoded(ref, kind, listed.type, row // block * nbytes)
 
 
-def _types(path: Path) -> dict[int, tuple[str, int, int]]:
+def _encoded(ref: TensorRef, kind: str, number: int, row_bytes: int) -> Encoded:
+    """A tensor of two or three dimensions in rows of blocks."""
+    blocks = replace(ref, shape=(*ref.shape[:-1], row_bytes), dtype="U8")
+    digits = re.search(r"\d+", kind)
+    facts: dict[str, Fact] = {"bits": int(digits[0]) if digits else 8, "type": number, "kind": kind}
+    name = f"gguf-{kind.lower().replace('_', '-')}"
+    return Encoded(ref.name, "gguf", name, ref.shape, (("blocks", blocks),), facts)
+
+
+def _types(place: str) -> dict[int, tuple[str, int, int]]:
     """Name, entries per block and bytes per block of every type that can be decoded."""
     try:
         from gguf.constants import GGML_QUANT_SIZES
         from gguf.quants import dequantize
     except ImportError:
         raise CheckpointError(
-            f"{path}: reading GGUF needs the gguf package: pip install 'weightscope[gguf]'"
+            f"{place}: reading GGUF needs the gguf package: pip install 'weightscope[gguf]'"
         ) from None
     found = {}
     for kind, (block, nbytes) in GGML_QUANT_SIZES.items():
@@ -187,18 +172,35 @@ def _config(facts: Mapping[str, Any]) -> dict[str, Any]:
     family = facts.get("general.architecture")
     if not isinstance(family, str):
         return {}
-    named = ((name, facts.get(f"{family}.{key}")) for key, name in _CONFIG.items())
-    return {"model_type": family, **{n: v for n, v in named if type(v) is int and v > 0}}
+    named = {name: facts.get(f"{family}.{key}") for key, name in _CONFIG.items()}
+    if named["kv_lora_rank"]:
+        named |= _latent(family, facts)
+    return {
+        "model_type": family, **{n: v for n, v in named.items() if type(v) is int and v > 0}
+    }  # fmt: skip
 
 
-def _notes(
-    path: Path, facts: Mapping[str, Any], tensors: list[tuple[TensorRef, Quantised | None]]
-) -> Iterator[str]:
-    kinds = {stored.encoding for _, stored in tensors if stored is not None}
+def _latent(family: str, facts: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of one head of latent attention, which newer writers keep under other names."""
+
+    def fact(*keys: str) -> int:
+        found = (facts.get(f"{family}.{key}") for key in keys)
+        return next((value for value in found if type(value) is int), 0)
+
+    rope = fact("rope.dimension_count")
+    return {
+        "qk_rope_head_dim": rope,
+        "qk_nope_head_dim": fact("attention.key_length_mla", "attention.key_length") - rope,
+        "v_head_dim": fact("attention.value_length_mla", "attention.value_length"),
+    }
+
+
+def _notes(name: str, facts: Mapping[str, Any], tensors: list[Placed]) -> Iterator[str]:
+    kinds = {packed.facts["kind"] for _, packed in tensors if isinstance(packed, Encoded)}
     if kinds:
-        yield f"{path.name}: dequantised to float32 from {', '.join(sorted(kinds))}"
+        yield f"{name}: dequantised to float32 from {', '.join(sorted(map(str, kinds)))}"
     if facts.get("general.architecture") == "llama":
         yield (
-            f"{path.name}: GGUF permutes the rows of llama's query and key matrices within each "
+            f"{name}: GGUF permutes the rows of llama's query and key matrices within each "
             "head; spectra do not depend on it, FARMS windows do"
         )

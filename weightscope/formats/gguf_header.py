@@ -19,7 +19,7 @@ from weightscope.text import shortened
 MAX_HEADER = 100_000_000
 MOST_WORDS = 1 << 22
 """Sixteen times the largest vocabularies; each may be empty."""
-_READ_AT_ONCE = 1 << 20
+_READ_AT_FIRST, _READ_AT_ONCE = 1 << 15, 1 << 20
 _MOST_DIMENSIONS = 4
 _DEEPEST = 4
 _STRING, _ARRAY = 8, 9
@@ -136,7 +136,9 @@ class _Cursor:
         if end > MAX_HEADER:
             self.refuse(f"its header is longer than {MAX_HEADER} bytes")
         if end > self._start + len(self._block):
-            self._block = self.read(self.position, max(count, _READ_AT_ONCE))
+            # as much as was read so far: most headers are short, vocabularies are long
+            ahead = min(max(self.position, _READ_AT_FIRST), _READ_AT_ONCE)
+            self._block = self.read(self.position, max(count, ahead))
             self._start = self.position
             if len(self._block) < count:
                 self.refuse("its header could not be read whole")

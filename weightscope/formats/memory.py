@@ -45,7 +45,8 @@ def read_tensor(
     if isinstance(found, Stored):
         return found.read(part)
     tensor = found.detach()
-    return tensor if part is None else tensor[part]
+    # as a file would have it: the last bits of a product depend on the order in memory
+    return (tensor if part is None else tensor[part]).contiguous()
 
 
 def refs_of(tensors: Mapping[str, Any], file: str = "") -> tuple[TensorRef, ...]:

@@ -61,7 +61,10 @@ def modules_of(checkpoint: Checkpoint) -> tuple[dict[str, Module], str]:
         return {}, f"the model was not built within {SECONDS} seconds"
     except (OSError, ValueError, IndexError, RecursionError):
         return {}, "the model could not be built"
-    return {name: Module(*module) for name, module in found["modules"].items()}, found["why"]
+    why = found["why"]
+    if not found["modules"]:
+        why = why or "transformers builds this family, with other names than these"
+    return {name: Module(*module) for name, module in found["modules"].items()}, why
 
 
 def capped(config: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:

@@ -41,6 +41,12 @@ _OTHER_KINDS = (
     (re.compile(r"\.vera_lambda_[bd]$"), "VeRA"),
     (re.compile(r"\.lora_E$"), "AdaLoRA"),
     (re.compile(r"\.lora_mid\.weight$"), "LoCon with a Tucker core"),
+    (re.compile(r"(^|\.)prompt_embeddings$"), "prompt or prefix tuning"),
+    (re.compile(r"\.poly_lora_[AB]$"), "Poly"),
+    (re.compile(r"\.vblora_(logits|vector_bank)\w*$"), "VB-LoRA"),
+    (re.compile(r"\.fourierft_spectrum$"), "FourierFT"),
+    (re.compile(r"\.bone_block$"), "Bone"),
+    (re.compile(r"\.hra_u$"), "HRA"),
 )
 _VARIANTS = {
     "use_qalora": "QALoRA",
@@ -293,11 +299,8 @@ def _rank(group: _Pieces, key: str, config: Mapping[str, Any]) -> tuple[int, int
             return stored, 1
         if stored % rank == 0 and config.get("target_parameters"):
             return rank, stored // rank
-    _refuse(
-        group.file,
-        f"{shortened(group.refs['A'].name)} has rank {stored}, but adapter_config.json says "
-        f"{shortened(str(rank))}",
-    )
+    name = shortened(group.refs["A"].name)
+    _refuse(group.file, f"{name} has rank {stored}, but its config says {shortened(str(rank))}")
 
 
 def _scale(

@@ -17,6 +17,10 @@ _NOT_MATRICES = (
      r"|(^|\.)(rotary|rope)\w*\.(freqs?|cos|sin)\w*$", "a table of rotary positions", 2),
     (r"(^|[._])(A_logs?|A_imag|A_real|log_A_real|log_dt|dt_bias)$",
      "a parameter of a state space, one number per channel and state", 2),
+    (r"(^|\.)blk\.\d+\.ssm_a$",
+     "a parameter of a state space, one number per channel and state", 2),
+    (r"(^|\.)blk\.\d+\.ssm_conv1d(_[qkv])?\.weight$",
+     "a depth-wise convolution, one filter per channel", 2),
     (r"(^|\.)time_(decay|first|faaaa|mix_\w+|maa_[a-z])$",
      "a parameter of a recurrence, one number per channel", 2),
 )  # fmt: skip

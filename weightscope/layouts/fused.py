@@ -166,6 +166,17 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(r"(^|[._])(Wqkv|qkv|qkv_linear|W_pack|att_proj|in_proj_weight)$", _THIRDS,
            across="dim/3"),
     Layout(r"(^|\.)to_kv$", _KV),
+    # published: GGUF, where every fused attention was put into blocks of queries, keys and values
+    Layout(r"blk\.#\.ffn_up$", (
+        ("gate", "mlp_gate", "intermediate_size"), ("up", "mlp_up", "intermediate_size")),
+           _families("phi3 chatglm glm4")),
+    Layout(r"blk\.#\.ssm_in$", _equal("x z", "other other"), _families("mamba jamba")),
+    Layout(r"blk\.#\.ssm_x$", (
+        ("dt", "other", "ssm_time_step_rank"), ("B", "other", "ssm_state_size"),
+        ("C", "other", "ssm_state_size")), _families("mamba jamba")),
+    Layout(r"blk\.#\.ssm_in$", _state_space(
+        "ssm_inner_size", "ssm_group_count*ssm_state_size", "ssm_time_step_rank"),
+           _families("mamba2 falcon-h1 granitehybrid nemotron_h")),
     # feed-forward
     Layout(r"(?<!experts\.)gate_up_proj$", _GATE_UP),
     Layout(r"up_gate_proj$", _UP_GATE),
@@ -189,11 +200,11 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(r"block_sparse_moe\.input_linear$", _GATE_UP, _GRANITE, across="hidden_size"),
     Layout(r"mlp\.input_linear$", _GATE_UP, _families("jetmoe"), across="hidden_size"),
     # multi-head latent attention
-    Layout(r"kv_a_proj_with_mqa$", (
+    Layout(r"kv_a_proj_with_mqa$|attn_kv_a_mqa$", (
         ("latent", "attn_kv", "kv_lora_rank"), ("rope", "attn_k", "qk_rope_head_dim"))),
-    Layout(r"kv_b_proj$", (
+    Layout(r"kv_b_proj$|attn_kv_b$", (
         ("k", "attn_k", "qk_nope_head_dim"), ("v", "attn_v", "v_head_dim")), groups="heads"),
-    Layout(r"(^|\.)q_b_proj$|self_attn\.q_proj$", (
+    Layout(r"(^|\.)q_b_proj$|attn_q_b$|self_attn\.q_proj$", (
         ("nope", "attn_q", "qk_nope_head_dim"), ("rope", "attn_q", "qk_rope_head_dim")),
            groups="heads"),
     # state spaces, gated convolutions and linear attention

@@ -49,7 +49,35 @@ TAILLESS = frozenset({"router"})
 _EXPERT = r"(^|\.)experts(\.|$)"
 _ATTENTION = r"(^|[._])(attn|attention|self_attn|selfattention|encdecattention|crossattention|mha)"
 
+_GGUF = r"(^|\.)blk\.#\."
+
 _RULES: tuple[tuple[str, str], ...] = (
+    # GGUF, whose names are those of no model library
+    (r"(^|_)token_(embd|types)$", "embedding"),
+    (r"(^|\.)position_embd$|" + _GGUF + r"attn_rel_b$", "position"),
+    (r"^cls(\.output)?$", "lm_head"),
+    (_GGUF + r"attn_qkv$", "attn_qkv"),
+    (_GGUF + r"(cross_)?attn_q(_[ab])?$", "attn_q"),
+    (_GGUF + r"(cross_)?attn_k(_b)?$", "attn_k"),
+    (_GGUF + r"(cross_)?attn_v(_b)?$", "attn_v"),
+    (_GGUF + r"attn_kv_(a_mqa|b)$", "attn_kv"),
+    (_GGUF + r"(cross_)?attn_o(ut|utput)?$", "attn_o"),
+    (_GGUF + r"ffn_gate_inp(_shexp)?$", "router"),
+    (_GGUF + r"ffn_gate_up_exps$", "expert_gate_up"),
+    (_GGUF + r"ffn_gate(_exps|\.#)$", "expert_gate"),
+    (_GGUF + r"ffn_up(_exps|\.#)$", "expert_up"),
+    (_GGUF + r"ffn_down(_exps|\.#)$", "expert_down"),
+    (_GGUF + r"ffn_gate(_shexp)?$", "mlp_gate"),
+    (_GGUF + r"(ffn_up(_shexp)?|channel_mix_key)$", "mlp_up"),
+    (_GGUF + r"(ffn_down(_shexp)?|channel_mix_value)$", "mlp_down"),
+    # Llama 4 as its makers publish it
+    (r"\.router_DE$", "router"),
+    (r"\.moe_w_in_eD_F$", "expert_gate"),
+    (r"\.moe_w_swiglu_eD_F$", "expert_up"),
+    (r"\.moe_w_out_eF_D$", "expert_down"),
+    (r"\.w_in_shared_FD$", "mlp_gate"),
+    (r"\.w_swiglu_FD$", "mlp_up"),
+    (r"\.w_out_shared_DF$", "mlp_down"),
     # biases, gains, masks and tables that happen to have two dimensions
     (r"(attention|position|pos)_bias(es)?$", "position"),
     (r"[._]bias$(?<!rel_pos_bias)", "norm"),
@@ -74,7 +102,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(word_embeddings?|token_type_embeddings|embed_tokens(_per_layer)?|wte|tok_embeddings)$",
      "embedding"),
     (r"(^|\.)(token_embedding|embed_in|shared|embeddings?|embed|tokens_embed|emb)$", "embedding"),
-    (r"(^|\.)embed_tokens\.#$|(^|[._])(cls|mask|query|register|dist|distillation)_tokens?$",
+    (r"(^|\.)embed_tokens\.#$|(^|[._])(cls|class|mask|query|register|dist|distillation)_tokens?$",
      "embedding"),
     (r"(^|\.)(lm_head|embed_out|classifier|score|qa_outputs|predictions\.decoder|head|heads\.head)$",
      "lm_head"),
@@ -115,9 +143,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)((mlp|ffn)\.weights_out|shared_mlp\.output_linear)$", "mlp_down"),
     (r"(^|\.)(gate_proj|fc_1|w1|wi_0|linear_gate)$", "mlp_gate"),
     (r"(^|\.)(up_proj|w3|wi_1|wi|c_fc|fc1|fc_in|lin1|linear1|fc_2|intermediate[._]dense"
-     r"|mlp\.(0|dense1)|ff\.layer_1)$", "mlp_up"),
+     r"|mlp\.(0|dense1|linear_1)|ff\.layer_1)$", "mlp_up"),
     (r"(^|\.)(dense_h_to_4h|linear_fc1)$", "mlp_up"),
-    (r"(^|\.)(down_proj|w2|wo|fc2|fc_out|lin2|linear2|output[._]dense|mlp\.(2|3|dense2)|mlp\.proj"
+    (r"(^|\.)(down_proj|w2|wo|fc2|fc_out|lin2|linear2|output[._]dense|mlp\.(2|3|dense2|linear_2)|mlp\.proj"
      r"|ff\.layer_2|dense_4h_to_h)$", "mlp_down"),
     (r"(^|\.)(mlp\.c_proj|linear_fc2)$", "mlp_down"),
 )  # fmt: skip
@@ -130,6 +158,10 @@ _CONV_NAME = re.compile(
 def _compiled() -> tuple[tuple[re.Pattern[str], str], ...]:
     """The rules, compiled when a role is first asked for: saved runs carry theirs."""
     return tuple((re.compile(pattern, re.IGNORECASE), role) for pattern, role in _RULES)
+
+
+_OF_EXPERTS = frozenset({"experts", "ffn_gate", "ffn_up", "ffn_down"})
+"""What comes before the number of an expert; the last three in GGUF files of the first Mixtral."""
 
 
 class Place(NamedTuple):
@@ -147,17 +179,20 @@ def place_of(name: str) -> Place:
     block: int | None = None
     expert: int | None = None
     for position, part in enumerate(parts):
-        if position and parts[position - 1] == "experts":
+        is_expert = position and parts[position - 1] in _OF_EXPERTS
+        if is_expert:
             part = part.removeprefix("expert_")  # Switch Transformers
+        start = "encoder_layer_" if part.startswith("encoder_layer_") else ""  # torchvision
+        part = part.removeprefix(start)
         if not (part.isascii() and part.isdigit() and len(part) < 10):
             continue
-        if position and parts[position - 1] == "experts":
+        if is_expert:
             expert = int(part)
         elif block is None:
             block = int(part)
         else:
             continue
-        parts[position] = "#"
+        parts[position] = f"{start}#"
     return Place(".".join(parts), block, expert)
 
 
@@ -187,7 +222,7 @@ def role_of(module: str) -> str:
 
 def is_expert_stack(module: str) -> bool:
     """Whether the name of a 3-D tensor says that it stacks experts."""
-    return bool(re.search(r"(^|\.)experts?(\.|$)|(^|\.)(moe|block_sparse_moe)\.", module))
+    return bool(re.search(r"(^|\.)experts?(\.|$)|(^|\.)(moe|block_sparse_moe)\.|_exps$", module))
 
 
 @lru_cache(maxsize=4096)

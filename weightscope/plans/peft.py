@@ -28,6 +28,8 @@ MEANING = "LoRA modules, ranks and alphas: JSON for peft's LoraConfig"
 SOURCE = "KappaTune, arXiv 2506.16289, and its program's defaults"
 PUBLISHED_MODULES = 50
 PUBLISHED_RANK = 16
+LONGEST_SIDE = 16384
+"""Of what KappaTune's helper analyses."""
 ALPHA_PER_RANK = 2
 DROPOUT = 0.05
 EFFECTIVE = "effective"
@@ -202,6 +204,8 @@ def _deviations(how: Options, chosen: Chosen) -> tuple[str, ...]:
         told.append(f"rank {how.rank} instead of {PUBLISHED_RANK}.")
     if how.modules != PUBLISHED_MODULES:
         told.append(f"another limit than its helper's {PUBLISHED_MODULES} modules.")
+    if any(max(c.weight.sides) > LONGEST_SIDE for c in chosen.chosen):
+        told.append(f"its helper leaves out tensors with a side above {LONGEST_SIDE:,}.")
     if chosen.criterion.deviation:
         told.append(chosen.criterion.deviation)
     return tuple(told)

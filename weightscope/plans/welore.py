@@ -102,7 +102,7 @@ def propose(run: Run, options: Options) -> Proposal:
     """Ranks for the linear layers inside the blocks.
 
     Raises:
-        PlanError: The run is of a difference or a sample, or holds nothing to factorise.
+        PlanError: The run is of a difference, a part or a sample, or holds nothing to factorise.
         OptionError: The rule needs a column that the run lacks.
     """
     return proposal(plan(run, options))
@@ -112,7 +112,7 @@ def plan(run: Run, options: Options) -> RankPlan:
     """Choose ranks for a model from the spectra of its run; no weight is read.
 
     Raises:
-        PlanError: The run is of a difference or a sample, or holds nothing to factorise.
+        PlanError: The run is of a difference, a part or a sample, or holds nothing to factorise.
         OptionError: The rule needs a column that the run lacks.
     """
     found, kept = candidates(run)

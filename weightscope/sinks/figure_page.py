@@ -13,6 +13,16 @@ from weightscope.ticks import linear_ticks, log_ticks
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8c8c8c"
+SERIES = (
+    (BLUE, "-", "o"),
+    (VERMILION, "--", "s"),
+    (GREEN, "-.", "^"),
+    (PURPLE, ":", "D"),
+    (ORANGE, "-", "v"),
+    (SKY, "--", "P"),
+    (BLACK, "-.", "X"),
+)
+"""Colour, dashes and marker of each run that is overlaid."""
 HEADING = 0.55
 """Inches above the axes that the heading takes."""
 

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from weightscope.esd import Esd, Law
 from weightscope.ks_curve import KsCurve, Minimum
+from weightscope.pictures import Overlay
 from weightscope.sinks.figure_page import (
     BLACK,
     BLUE,
     GREEN,
+    GREY,
     ORANGE,
     PURPLE,
+    SERIES,
     SKY,
     VERMILION,
     linear_axis,
@@ -24,7 +28,7 @@ from weightscope.sinks.figure_page import (
     page,
 )
 from weightscope.spectrum import FloatArray
-from weightscope.text import short
+from weightscope.text import printable, short
 
 _EVAL = "eigenvalue of WᵀW"
 _BELOW = 0.7
@@ -106,6 +110,42 @@ def _cuts(axes: Axes, chart: Esd) -> None:
             label="ERG cut",
             gid="erg-cut",
         )
+
+
+def overlay(drawing: Figure, chart: Overlay) -> None:
+    """Densities and survival functions of several runs, each with its power law."""
+    size, margins = (7.2, 3.3), (0.68, 0.12, 0.76)
+    ((left, right),) = page(drawing, size, margins, {"ncols": 2, "wspace": 0.72})
+    seen = [esd.density[np.isfinite(esd.density)] for _, esd in chart.spectra]
+    low = min(float(density.min()) for density in seen) - _BELOW
+    for k, (name, esd) in enumerate(chart.spectra):
+        colour, dashes, _ = SERIES[k % len(SERIES)]
+        left.stairs(
+            np.where(np.isfinite(esd.density), esd.density, low - 1), esd.edges, baseline=low - 1,
+            color=colour, linestyle=dashes, linewidth=1.2, label=printable(name),
+            gid=f"density-{k}",
+        )  # fmt: skip
+        right.plot(
+            esd.survival.x, esd.survival.y, color=colour, linestyle=dashes, linewidth=1.2,
+            gid=f"survival-{k}",
+        )  # fmt: skip
+        if esd.tail is not None:
+            for axes, curve in ((left, esd.tail.density), (right, esd.tail.survival)):
+                axes.plot(curve.x, curve.y, color=colour, linewidth=0.7, gid=f"power-law-{k}")
+    spans = [_span(esd) for _, esd in chart.spectra]
+    for axes in (left, right):
+        log_axis(axes, "x", (min(a for a, _ in spans), max(b for _, b in spans)), 6)
+        axes.set_xlabel(_EVAL)
+    log_axis(left, "y", (low, max(float(density.max()) for density in seen) + 0.25), 6)
+    bottom = min(float(esd.survival.y.min()) for _, esd in chart.spectra)
+    log_axis(right, "y", padded(bottom, 0.0, 0.05), 6)
+    left.set_ylabel("density")
+    right.set_ylabel("share of eigenvalues ≥ x")
+    handles, labels = left.get_legend_handles_labels()
+    if any(esd.tail is not None for _, esd in chart.spectra):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.7))
+        labels.append("power laws")
+    drawing.legend(handles, labels, loc="lower center", ncols=5, columnspacing=1.4)
 
 
 def ks_curve(drawing: Figure, chart: KsCurve) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterator
+from itertools import chain, cycle
 from math import log10
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -14,11 +17,11 @@ from matplotlib.figure import Figure
 from weightscope.charts import Distribution, HeatMap, Line, Panel, Panels, Scale
 from weightscope.sinks.figure_page import (
     BLUE,
-    GREEN,
     GREY,
     HEADING,
-    PURPLE,
+    SERIES,
     VERMILION,
+    linear_axis,
     padded,
     page,
     value_axis,
@@ -29,7 +32,6 @@ from weightscope.ticks import linear_ticks, log_ticks
 
 MOST_LABELLED = 26
 """Blocks up to which every cell says its number."""
-_SERIES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
 _COLUMNS = 4
 _LETTER = 0.066
 """Inches that a letter of a label takes."""
@@ -69,7 +71,7 @@ def heat_map(drawing: Figure, chart: HeatMap) -> None:
     axes.tick_params(length=0)
     axes.set_yticks(np.arange(down) + 0.5, labels)
     blocks = ["—" if block is None else str(block) for block in chart.grid.blocks]
-    step = -(-across // 40)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if across <= 32 * step)
     shown = [i for i in range(across) if i % step == 0 or chart.grid.blocks[i] is None]
     axes.set_xticks([i + 0.5 for i in shown], [blocks[i] for i in shown])
     axes.set_xlabel("block (— outside the blocks)" if "—" in blocks else "block")
@@ -110,6 +112,8 @@ def _colour_bar(
     axes = drawing.add_axes(box)
     bar = drawing.colorbar(image, cax=axes)
     bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set(rasterized=False, edgecolor="face")
     ticks = (log_ticks if chart.scale == "log" else linear_ticks)(*image.get_clim(), 5)
     bar.set_ticks([position for position, _ in ticks], labels=[label for _, label in ticks])
     axes.tick_params(labelsize=7, length=2)
@@ -149,8 +153,7 @@ def panels(drawing: Figure, chart: Panels) -> None:
     count = max(1, len(chart.panels))
     cols = min(_COLUMNS, count)
     rows = -(-count // cols)
-    named = _common_labels(chart)
-    legend = 0.3 if named else 0.0
+    legend = 0.3
     size = (0.65 + cols * 1.85, HEADING + rows * 1.5 + 0.45 + legend)
     grid = {"nrows": rows, "ncols": cols, "wspace": 0.16, "hspace": 0.34}
     axes = page(drawing, size, (0.62, 0.12, 0.5 + legend), {**grid, "sharex": True, "sharey": True})
@@ -158,9 +161,10 @@ def panels(drawing: Figure, chart: Panels) -> None:
     limits, span = _limits(chart)
     for place, panel in zip(places, chart.panels, strict=False):
         _panel(place, panel, chart)
-        value_axis(place, "y", chart.scale, limits)
-        value_axis(place, "x", "linear", span)
         place.set_title(_label(panel.label, 28), fontsize=8, loc="left", pad=3)
+    # the axes are shared, so that one speaks for all
+    value_axis(places[0], "y", chart.scale, limits)
+    linear_axis(places[0], "x", span, 3 if chart.axis == "step" else 5)
     for place in places[count:]:
         place.set_visible(False)
     for k, place in enumerate(places[:count]):
@@ -169,9 +173,14 @@ def panels(drawing: Figure, chart: Panels) -> None:
             place.set_xlabel(chart.axis)
         if k % cols == 0:
             place.set_ylabel(chart.column.name, fontsize=8)
-    if named:
-        handles, labels = places[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="lower center", ncols=4)
+    entries = {label: handle for place in places for handle, label in _entries(place)}
+    length = sum(len(label) + 7 for label in entries)
+    ncols = len(entries) if length * _LETTER < size[0] else 3
+    drawing.legend([*entries.values()], [*entries], loc="lower center", ncols=max(1, ncols))
+
+
+def _entries(axes: Axes) -> Iterator[tuple[Artist, str]]:
+    return zip(*axes.get_legend_handles_labels(), strict=True)
 
 
 def _panel(axes: Axes, panel: Panel, chart: Panels) -> None:
@@ -189,25 +198,33 @@ def _panel(axes: Axes, panel: Panel, chart: Panels) -> None:
                 on_scale(value, chart.scale), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)),
                 label=f"{short(value)}: {meaning}",
             )  # fmt: skip
-    many = len(panel.lines) > len(_SERIES)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(2, len(panel.lines))))
-    for k, line in enumerate(panel.lines):
-        colour, dashes, marker = (colours[k], "-", "o") if many else _SERIES[k]
-        axes.plot(
-            line.x, _drawn(line.y, chart.scale), color=colour, linestyle=dashes, marker=marker,
-            markersize=0 if many else 2.6, linewidth=0.9 if many else 1.2,
-            label=printable(line.label), gid=f"line-{k}",
-        )  # fmt: skip
+    for k, (line, style) in enumerate(zip(panel.lines, _styles(chart, panel), strict=True)):
+        axes.plot(line.x, _drawn(line.y, chart.scale), gid=f"line-{k}", **style)
+
+
+def _styles(chart: Panels, panel: Panel) -> list[dict[str, Any]]:
+    """How each line looks: series by name, the matrices of a module from dark to light."""
+    count = len(panel.lines)
+    if chart.axis == "block":
+        named = zip(panel.lines, cycle(SERIES), strict=False)
+        dot = 2.6 if max(len(line.x) for line in panel.lines) < 40 else 1.3
+        return [
+            {"color": colour, "linestyle": dashes, "marker": marker, "markersize": dot,
+             "linewidth": 1.2, "label": _label(line.label, 28)}
+            for line, (colour, dashes, marker) in named
+        ]  # fmt: skip
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(2, count)))
+    styles = [
+        {"color": shade, "linewidth": 1.1, "marker": "o", "markersize": 2}
+        for shade in shades[:count]
+    ]
+    if count > 1:
+        styles[0]["label"], styles[-1]["label"] = "first block", "last block"
+    return styles
 
 
 def _drawn(values: tuple[float | None, ...], scale: Scale) -> FloatArray:
     return np.array([np.nan if value is None else on_scale(value, scale) for value in values])
-
-
-def _common_labels(chart: Panels) -> bool:
-    """Whether one legend speaks for all panels."""
-    sets = {tuple(line.label for line in panel.lines) for panel in chart.panels}
-    return len(sets) == 1 and len(next(iter(sets))) <= len(_SERIES)
 
 
 def _limits(chart: Panels) -> tuple[tuple[float, float], tuple[float, float]]:

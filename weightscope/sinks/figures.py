@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
-from weightscope.pictures import Picture
+from weightscope.pictures import Overlay, Picture
 from weightscope.sinks import figure_spectra, figure_tables
 from weightscope.text import printable
 
@@ -63,15 +63,18 @@ _DRAW: Mapping[type, Callable[..., None]] = {
     Panels: figure_tables.panels,
     Esd: figure_spectra.esd,
     KsCurve: figure_spectra.ks_curve,
+    Overlay: figure_spectra.overlay,
 }
 
 
 class Drawing(Figure):
     """A figure that a notebook shows, whether or not matplotlib was set up for it."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """The picture, and its size on the page: half as many pixels as it has."""
+        width, height = (round(inches * DOTS / 2) for inches in self.get_size_inches())
         with styled():
-            return _bytes(self, "png", {})
+            return _bytes(self, "png", {}), {"width": width, "height": height}
 
 
 @contextmanager

@@ -63,10 +63,11 @@ def write(
     Raises:
         OutputError: A file exists already or cannot be written.
     """
+    origins = origins_of(facts)
     taken, index = {INDEX}, []
     for picture in pictures:
         name = file_name(picture, format, taken)
-        write_into(folder, name, rendered(picture, format, facts.get("provenance", facts)), force)
+        write_into(folder, name, rendered(picture, format, origins), force)
         index.append({"file": name, "kind": picture.kind, "subject": picture.subject,
                       "caption": picture.caption})  # fmt: skip
     text = json.dumps({"pictures": index, **facts})
@@ -74,18 +75,28 @@ def write(
     return len(index)
 
 
-def rendered(picture: Picture, format: str, provenance: Mapping[str, Any]) -> bytes:
+def origins_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Provenance of every run that some facts speak of: one, those of a comparison, of steps."""
+    found = [*facts.values(), *facts.get("runs", ())]
+    return [value for value in found if isinstance(value, Mapping) and "command" in value]
+
+
+def rendered(picture: Picture, format: str, origins: Iterable[Mapping[str, Any]]) -> bytes:
     """The file of a picture, which says itself what produced it.
 
     Args:
         picture: What to draw.
         format: ``png``, ``svg`` or ``pdf``.
-        provenance: Of the run.
+        origins: Provenance of each run that it shows.
     """
     from weightscope.sinks.figures import render
 
-    tool = f"weightscope {provenance.get('weightscope', '')}".strip()
-    return render(picture, format, {"command": str(provenance.get("command", "")), "tool": tool})
+    origins = list(origins)
+    tools = dict.fromkeys(
+        f"weightscope {origin.get('weightscope', '')}".strip() for origin in origins
+    )
+    commands = dict.fromkeys(str(origin["command"]) for origin in origins)
+    return render(picture, format, {"command": "; ".join(commands), "tool": ", ".join(tools)})
 
 
 def format_of(target: str) -> str:

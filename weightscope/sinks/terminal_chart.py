@@ -18,7 +18,7 @@ from weightscope.sinks.terminal_canvas import GUTTER, Canvas
 from weightscope.text import printable, short
 from weightscope.ticks import linear_ticks, log_ticks
 
-_SKY, _BLUE, _ORANGE, _GREEN = "#56B4E9", "#0072B2", "#E69F00", "#009E73"
+_SKY, _ORANGE, _GREEN = "#56B4E9", "#E69F00", "#009E73"
 _VERMILION, _PURPLE = "#D55E00", "#CC79A7"
 _SOLID, _DASHED, _DOTTED = (1, 0), (4, 3), (1, 2)
 NARROWEST, WIDEST, PLAIN_WIDTH = 40, 110, 90
@@ -76,7 +76,8 @@ def esd(chart: Esd, columns: int) -> Text:
         if law is not None:
             canvas.curve(law.density.x, law.density.y, style, dashes)
             legend.append((sample, style, name))
-    text = _headed("density")
+    text = Text()
+    text.append(_headed("density"))
     text.append(canvas.rendered(log_ticks(*x, 7), log_ticks(*y, 6)))
     return _footed(text, "eigenvalue of WᵀW", legend, columns)
 
@@ -99,7 +100,7 @@ def ks_curve(chart: KsCurve, columns: int) -> Text:
         shown = shown[: max(1, len(shown) - 10)]
         y = (bottom, 1.06 * max(float(shown.max()), *(1.3 * point for point in points)))
         canvas = Canvas((columns, lines), x, y)
-        canvas.curve(chart.x, values, _BLUE, _SOLID)
+        canvas.curve(chart.x, values, "", _SOLID)
         for (m, character, style, _), point in zip(marks, points, strict=True):
             canvas.mark(m.x, point, character, style)
         text.append(_headed(name))

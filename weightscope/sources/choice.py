@@ -48,6 +48,9 @@ class Choice:
     left: tuple[str, ...]
 
 
+_FOREIGN = (".onnx", ".h5", ".keras", ".msgpack", ".tflite", ".pb", ".npz", ".pkl")
+
+
 def is_training_state(name: str) -> bool:
     """Whether a file is the state of an optimiser or the like, which is never opened."""
     return bool(_TRAINING_STATE.fullmatch(name.lower()))
@@ -126,3 +129,50 @@ def _stem(form: Format, name: str) -> str:
     """A name without its suffix and the number of its shard."""
     suffix = next(suffix for suffix in SUFFIXES[form] if name.endswith(suffix))
     return _SHARD.sub("", name.removesuffix(suffix))
+
+
+def weights_in(names: Iterable[str]) -> list[str]:
+    """Names of visible files of weights of any format, sorted."""
+    names = list(names)
+    return sorted(name for form in SUFFIXES for name in weights_of(form, names))
+
+
+def remarks(
+    choice: Choice, files: Sequence[str], names: Iterable[str], original: bool
+) -> list[str]:
+    """A remark on weights beside those that were chosen; none where there are none.
+
+    Args:
+        choice: What was chosen.
+        files: Its files, or those that its index lists.
+        names: Of all files of the folder.
+        original: There is a folder with the model as its makers published it.
+    """
+    left = set(weights_in(names)) - set(files) if choice.index else set(choice.left)
+    if original:
+        left.add("original/")
+    if not left:
+        return []
+    others = ", ".join(sorted(left))
+    if choice.index:
+        return [f"{choice.index} chooses the files; not in it and not read: {others}"]
+    return [f"read: {files[0] if files else '.metadata'}; not read beside it: {others}"]
+
+
+def why_none(names: Iterable[str]) -> str:
+    """Why a folder of these files, of which none was chosen, holds no model."""
+    names = list(names)
+    state = [name for name in names if is_training_state(name)]
+    if state:
+        return (
+            f"holds no weights, only the state of a training ({state[0]!r}); name the folder of "
+            "the model"
+        )
+    foreign = [name for name in names if name.endswith(_FOREIGN)]
+    if foreign:
+        return (
+            f"holds no weights that can be read, only {foreign[0]!r}; convert the model to "
+            "safetensors first"
+        )
+    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    return f"holds no weights (no file of {known}); name the folder or the file that does"

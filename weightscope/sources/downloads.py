@@ -71,7 +71,8 @@ class Downloads:
             with self._lock:
                 self._readers[file] -= 1
                 self._uses[file] -= 1
-                if self._uses[file] <= 0 and not self._readers[file]:
+                # what nobody announced may be wanted again, nobody knows how often
+                if file in self._places and self._uses[file] <= 0 and not self._readers[file]:
                     self._files.pop(file, None)
                     if future.done() and not future.exception():
                         self._finish(future.result())

@@ -17,9 +17,11 @@ from weightscope.sources.choice import (
     choose,
     index_format,
     is_training_state,
-    weights_of,
+    remarks,
+    weights_in,
+    why_none,
 )
-from weightscope.sources.parts import joined, prefixed
+from weightscope.sources.parts import joined, pipeline
 from weightscope.sources.shards import (
     Shard,
     assemble,
@@ -33,7 +35,6 @@ from weightscope.text import count_of
 _STEP = re.compile(r"checkpoint-(\d{1,18})")
 _OF_THE_TRAINER = "pytorch_model_fsdp_0"
 """Where the Trainer puts a distributed checkpoint."""
-_FOREIGN = (".onnx", ".h5", ".keras", ".msgpack", ".tflite", ".pb", ".npz", ".pkl")
 
 
 def open_local(path: Path) -> Checkpoint:
@@ -72,7 +73,7 @@ def _open_file(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: is the state of a training, not weights; name its folder instead"
         )
-    return _read(path.stem, path.parent, form, [path], [])
+    return read_files(path.stem, path.parent, form, [path], [])
 
 
 def _format_of(path: Path) -> Format:
@@ -146,58 +147,59 @@ def _pipeline(folder: Path, names: Iterable[str]) -> Checkpoint | None:
     if "model_index.json" not in names:
         return None
     listed = read_json(folder / "model_index.json")
-    parts = []
+    parts = {}
     for component in sorted(listed):
         inside = folder / component
         if component in names and isinstance(listed[component], list) and inside.is_dir():
             found = _own_weights(inside, _names_in(inside))
-            parts += [prefixed(component, found)] if found else []
+            if found is not None:
+                parts[component] = found
     if not parts:
         return None
-    kind = listed.get("_class_name")
-    notes = _not_read("the folders of its pipeline", _weights_in(names))
-    config = {"architectures": [kind]} if isinstance(kind, str) else {}
-    return replace(joined(_name(folder), parts, {}, notes), config=config)
-
-
-def _weights_in(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return sorted(name for form in SUFFIXES for name in weights_of(form, names))
-
-
-def _not_read(chosen: str, left: Sequence[str]) -> list[str]:
-    """A remark on weights beside those that were chosen."""
-    return (
-        [f"{chosen} chooses the files; not in it and not read: {', '.join(left)}"] if left else []
-    )
+    return pipeline(_name(folder), parts, listed.get("_class_name"), weights_in(names))
 
 
 def _open_chosen(folder: Path, choice: Choice) -> Checkpoint:
-    left = set(choice.left)
+    names = _names_in(folder)
     files = list(choice.files)
-    chosen = files[0] if files else choice.index or ".metadata"
     if choice.index:
         files = index_names(folder / choice.index)
         missing = [name for name in files if not (folder / name).exists()]
         check_listed(folder / choice.index, files, missing)
-        left = {*left, *_weights_in(_names_in(folder))} - set(files)
-    if (folder / "original").is_dir() and _weights_in(_names_in(folder / "original")):
-        left.add("original/")
-    if choice.index:
-        notes = _not_read(chosen, sorted(left))
-    else:
-        notes = [f"read: {chosen}; not read beside it: {', '.join(sorted(left))}"] if left else []
-    return _read(_name(folder), folder, choice.format, [folder / name for name in files], notes)
+    inside = folder / "original"
+    original = inside.is_dir() and bool(weights_in(_names_in(inside)))
+    notes = remarks(choice, files, names, original)
+    return read_files(
+        _name(folder), folder, choice.format, [folder / name for name in files], notes
+    )
 
 
 def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def _read(
-    name: str, folder: Path, form: Format, files: Sequence[Path], notes: Sequence[str]
+def read_files(
+    name: str,
+    folder: Path,
+    form: Format,
+    files: Sequence[Path],
+    notes: Sequence[str],
+    config_file: Path | None = None,
 ) -> Checkpoint:
-    config, config_notes = read_config(folder / "config.json")
+    """One model from files on this machine.
+
+    Args:
+        name: Its name.
+        folder: Where a distributed checkpoint is.
+        form: What the files are.
+        files: Where they are.
+        notes: Remarks on how they were chosen.
+        config_file: Its configuration, where it is not beside them.
+
+    Raises:
+        CheckpointError: One of them cannot be read.
+    """
+    config, config_notes = read_config(config_file or folder / "config.json")
     notes = [*notes, *config_notes]
     if form == "safetensors":
         shards = [Shard(str(f), f.name, read_header(f), f.stat().st_mtime_ns) for f in files]
@@ -219,23 +221,10 @@ def _read(
 
 def _why_no_weights(folder: Path, names: Sequence[str]) -> str:
     for name in names:
-        if (folder / name).is_dir() and _weights_in(_names_in(folder / name)):
+        if (folder / name).is_dir() and weights_in(_names_in(folder / name)):
             return f"holds no weights itself, but its folder {name!r} does; name that one"
     chunks = any(name.endswith(SUFFIXES["distributed"]) for name in names)
     if chunks or ".metadata" in names:
         lacks = "its .metadata" if chunks else "its .distcp files"
         return f"holds a distributed checkpoint without {lacks}; copy the rest of it"
-    state = [name for name in names if is_training_state(name)]
-    if state:
-        return (
-            f"holds no weights, only the state of a training ({state[0]!r}); name the folder of "
-            "the model"
-        )
-    foreign = [name for name in names if name.endswith(_FOREIGN)]
-    if foreign:
-        return (
-            f"holds no weights that can be read, only {foreign[0]!r}; convert the model to "
-            "safetensors first"
-        )
-    known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-    return f"holds no weights (no file of {known}); name the folder or the file that does"
+    return why_none(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,15 +12,14 @@ from tempfile import TemporaryDirectory
 from weightscope.checkpoint import Fetch, Fill, Remote, hub_uri
 from weightscope.errors import CheckpointError
 from weightscope.formats.safetensors import fill_from_file
-from weightscope.sources.client import LIBRARY, asking, hushed, patiently
+from weightscope.sources.client import hushed
 from weightscope.sources.downloads import Downloads
 from weightscope.sources.ranges import Ranges, UnreachableError
 from weightscope.sources.stream import Span, Stream
+from weightscope.sources.transfer import LATER, into_cache, into_file
 from weightscope.tensor import TensorRef
-from weightscope.text import scaled, shortened
-from weightscope.version import __version__
+from weightscope.text import shortened
 
-_LATER = "a saved run goes on later with --resume"
 _AT_ONCE = 4
 """Files that are downloaded side by side into the cache."""
 
@@ -67,17 +67,24 @@ def _streaming(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
     stream = Stream(ranges, [(remote.path(file), start, size) for file, start, size in expected])
 
     def fill(ref: TensorRef, start: int, view: memoryview) -> None:
-        try:
+        with _named(ref):
             stream.fill(remote.path(ref.file), start, view)
-        except UnreachableError as error:
-            raise CheckpointError(
-                f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error}); {_LATER}"
-            ) from None
 
     try:
         yield fill
     finally:
         stream.close()
+
+
+@contextmanager
+def _named(ref: TensorRef) -> Iterator[None]:
+    """Say which tensor could not be read."""
+    try:
+        yield
+    except UnreachableError as error:
+        raise CheckpointError(
+            f"{ref.file}: reading tensor {shortened(ref.name)} failed ({error}); {LATER}"
+        ) from None
 
 
 @contextmanager
@@ -87,56 +94,39 @@ def _by_shard(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
         folder = Path(name)
 
         def fetch(uri: str) -> Path:
-            return _downloaded(ranges, remote, uri, folder)
+            path = remote.path(uri)  # files of several folders may have one name
+            return into_file(ranges, remote, uri, folder / re.sub(r"[/\\]", "--", path))
 
         def room(uri: str) -> bool:
             return shutil.disk_usage(folder).free > 3 * remote.sizes[remote.path(uri)]
 
         files = [file for file, _, _ in expected]
         downloads = Downloads(fetch, files, 1, room, Path.unlink)
+
+        def fill(ref: TensorRef, start: int, view: memoryview) -> None:
+            if ref.file in announced or ranges.ignored:
+                downloads.fill(ref, start, view)
+                return
+            try:  # a small look at a file is not worth the whole of it
+                with _named(ref):
+                    ranges.fill(remote.path(ref.file), start, view)
+            except CheckpointError:
+                if not ranges.ignored:
+                    raise
+                downloads.fill(ref, start, view)
+
+        announced = set(files)
         try:
-            yield downloads.fill
+            yield fill
         finally:
             ranges.close()
             downloads.close()
 
 
-def _downloaded(ranges: Ranges, remote: Remote, uri: str, folder: Path) -> Path:
-    """A whole file in a folder."""
-    path = remote.path(uri)
-    target = folder / Path(path).name
-    _check_room(uri, remote.sizes[path], folder)
-    try:
-        with target.open("wb", buffering=1 << 20) as file:
-            for piece in ranges.read(path, 0, remote.sizes[path]):
-                file.write(piece)
-    except UnreachableError as error:
-        raise CheckpointError(f"{uri}: could not be fetched ({error}); {_LATER}") from None
-    except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written ({error.strerror})") from None
-    return target
-
-
 @contextmanager
 def _through_cache(remote: Remote, expected: Sequence[Span]) -> Iterator[Fill]:
-    from huggingface_hub import hf_hub_download
-
     def fetch(uri: str) -> Path:
-        def download() -> str:
-            return hf_hub_download(
-                remote.repository,
-                remote.path(uri),
-                revision=remote.commit,
-                token=remote.token,
-                library_name=LIBRARY,
-                library_version=__version__,
-            )
-
-        try:
-            with asking(uri):
-                return Path(patiently(download))
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {_LATER}") from None
+        return into_cache(remote, uri)
 
     def room(_uri: str) -> bool:
         return True
@@ -156,13 +146,3 @@ _WAYS: dict[Fetch, Callable[[Remote, Sequence[Span]], AbstractContextManager[Fil
     "shard": _by_shard,
     "cache": _through_cache,
 }
-
-
-def _check_room(uri: str, size: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        needed, there = scaled(size, "B", 1024), scaled(free, "B", 1024)
-        raise CheckpointError(
-            f"{uri}: needs {needed} in {folder.parent}, where {there} are free; set TMPDIR to a "
-            "larger disk, or use --fetch stream"
-        )

@@ -15,8 +15,14 @@ from weightscope.tensor import TensorRef
 from weightscope.text import shortened
 
 MAX_JSON = 64 << 20
-SUFFIX = ".safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
+_QUANTISERS = {
+    "quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt",
+}  # fmt: skip
+"""Files of AutoGPTQ, AutoAWQ and ModelOpt beside the configuration, and the method they mean."""
+_MODELOPT = frozenset(
+    {"FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "MXFP4", "MXFP8", "MIXED_PRECISION"}
+)
+"""Algorithms of ModelOpt whose files are recognised by their tensors."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +73,6 @@ def assemble(
     )
 
 
-def index_among(names: Iterable[str]) -> str:
-    """The index that says which files of a folder belong together; empty where there is none."""
-    indexes = sorted(name for name in names if name.endswith(INDEX_SUFFIX))
-    usual = "model" + INDEX_SUFFIX
-    return usual if usual in indexes else next(iter(indexes), "")
-
-
-def weights_among(names: Iterable[str]) -> list[str]:
-    """Names of visible safetensors files, sorted."""
-    return sorted(name for name in names if name.endswith(SUFFIX) and not name.startswith("."))
-
-
-def strays(index: str, listed: Iterable[str], names: Iterable[str]) -> list[str]:
-    """A remark on weights that an index leaves out."""
-    left = sorted(set(weights_among(names)) - set(listed))
-    if not left:
-        return []
-    return [f"{index} chooses the files; not in it and not read: {', '.join(left)}"]
-
-
 def index_names(index: Path) -> list[str]:
     """File names an index lists, sorted; each a plain name in the index's own folder.
 
@@ -123,14 +109,38 @@ def check_listed(index: object, listed: Sequence[str], missing: Sequence[str]) -
         )
 
 
+def config_file(folder: Path, inside: str) -> Path:
+    """The configuration in a folder of a repository, or the one at its root."""
+    beside = folder / inside / "config.json"
+    return beside if beside.is_file() else folder / "config.json"
+
+
 def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
     """A model's configuration, which may be missing, and a remark where it is broken.
 
-    That of an adapter is kept in it under its own name.
+    That of an adapter is kept in it under its own name; so is that of a quantiser which wrote one
+    of its own, unless the configuration has one already.
     """
     config, notes = _optional(path)
     adapter, more = _optional(path.with_name("adapter_config.json"))
-    return ({**config, "adapter_config": adapter} if adapter else config), [*notes, *more]
+    if adapter:
+        config = {**config, "adapter_config": adapter}
+    for name, method in _QUANTISERS.items():
+        if "quantization_config" not in config:
+            own, broken = _optional(path.with_name(name))
+            more += broken
+            config = {**config, "quantization_config": _quantiser(own, method)} if own else config
+    return config, [*notes, *more]
+
+
+def _quantiser(own: dict[str, Any], method: str) -> dict[str, Any]:
+    """What a quantiser wrote, as ``config.json`` would have it."""
+    inside = own.get("quantization") if method == "modelopt" else None
+    if not isinstance(inside, dict):
+        return {"quant_method": method, **own}
+    algorithm = str(inside.get("quant_algo") or "").upper()
+    known = not algorithm or algorithm in _MODELOPT
+    return {**inside, "quant_method": method if known else f"{method}_{algorithm.lower()}"}
 
 
 def _optional(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -13,7 +13,7 @@ function drawMap() {
   $("meaning").replaceChildren(html("b", {}, column.name), ` ${column.tip.split("\n").slice(0, 2).join(" ")}`);
   if (!values.length) return holder.replaceChildren(html("p", { class: "note" }, "No matrix has this figure."));
   const width = Math.max(holder.clientWidth, 280), narrow = width < 640;
-  const left = Math.min(Math.max(...grid.labels.map(widthOf)) + 14, width * 0.36);
+  const left = Math.min(Math.max(...grid.labels.map((text) => widthOf(ending(text)))) + 14, width * 0.36);
   const room = narrow ? width - left : Math.max((width - left) * 0.6, width - left - 460);
   const cell = Math.min(46, Math.max(3, room / grid.blocks.length));
   const kind = scaleOf(values), paint = colours(kind, values);
@@ -36,8 +36,11 @@ function drawMap() {
   markChosen();
 }
 
+// Names are as long as they like; what tells modules apart is at their end.
+const ending = (text) => (text.length > 80 ? `\u2026${text.slice(-79)}` : text);
+
 function named(text, x, y, room) {
-  let shown = text;
+  let shown = ending(text);
   while (widthOf(shown) > room - 10 && shown.length > 2) shown = `\u2026${shown.slice(2)}`;
   return tipped(label(x, y, shown, { "text-anchor": "end", class: "strong" }), shown === text ? "" : text);
 }

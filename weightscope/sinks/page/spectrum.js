@@ -36,8 +36,7 @@ function drawSpectrum() {
   const advice = columns.get("advice")?.cells[chosenRow] ?? "";
   $("advice").replaceChildren(html("b", {}, names[chosenRow]), ` ${advice ?? ""}`);
   if (!spectra.length) {
-    const why = columns.get("reason")?.cells[chosenRow] ?? "Its spectrum is not in this file.";
-    $("density").replaceChildren(html("p", { class: "note" }, `No spectrum to draw. ${why}`));
+    $("density").replaceChildren(html("p", { class: "note" }, `No spectrum to draw. ${whyNone()}`));
     for (const id of ["survival", "keys", "remark"]) $(id).replaceChildren();
     return;
   }
@@ -47,6 +46,13 @@ function drawSpectrum() {
   $("survival").replaceChildren(plot(spectra, "survival"));
   $("keys").replaceChildren(...keys(spectra));
   $("remark").replaceChildren(...remark(spectra).map((text) => html("span", {}, text)));
+}
+
+// A page holds the spectra of so many matrices and no more.
+function whyNone() {
+  if (columns.get("spectral_norm")?.cells[chosenRow] > 0 && page.spectra.some((spectra) => spectra.length))
+    return "It is left out to keep this file small: weightscope plot draws it.";
+  return columns.get("reason")?.cells[chosenRow] ?? "";
 }
 
 function remark(spectra) {
