@@ -26,8 +26,8 @@ from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 from weightscope.outcome import Failure
 from weightscope.pictures import Picture
-from weightscope.present_page_comparison import wide_page
-from weightscope.present_page_steps import trajectory_page
+from weightscope.present.page_comparison import wide_page
+from weightscope.present.page_steps import trajectory_page
 from weightscope.run import Run
 from weightscope.sinks.figures import render
 from weightscope.sinks.folder import file_name, rendered

@@ -24,7 +24,7 @@ from weightscope.analysis import Saving
 from weightscope.comparing import Comparing
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row, all_columns
-from weightscope.present_trajectory import sparkline, trajectory_report
+from weightscope.present.trajectory import sparkline, trajectory_report
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.storage import load_run
