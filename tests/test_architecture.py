@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parent.parent / "weightscope"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {
-    "resources",
-    "once",
-    "errors",
-    "plugins",
     "columns",
+    "errors",
+    "json_text",
+    "once",
     "outcome",
+    "plugins",
     "recipe",
+    "resources",
     "tensor",
     "text",
     "version",

@@ -90,9 +90,7 @@ def model(tmp_path: Path) -> Path:
         {},
         {"sample": 2, "seed": 3},
         {"compat": "weightwatcher"},
-        {"metrics": ("welore", "norms")},
-        {"shuffled": 1, "quant_error": (4,)},
-        {"include": ("*proj*",), "welore_target": 0.3},
+        {"metrics": ("welore", "norms"), "include": ("*proj*",), "welore_target": 0.3},
     ],
     ids=lambda changes: ",".join(changes) or "defaults",
 )

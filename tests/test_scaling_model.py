@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,17 +30,13 @@ def scaling() -> ModuleType:
     return module
 
 
-def test_the_tables_are_those_of_the_readme() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(ROOT)},
-    )
+def test_the_tables_are_those_of_the_readme(
+    scaling: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling.tables()
     readme = (ROOT / "README.md").read_text()
     shown = readme.partition("<!-- scaling -->\n")[2].partition("<!-- /scaling -->")[0]
-    assert shown == done.stdout
+    assert shown == capsys.readouterr().out
 
 
 def test_models_have_their_published_sizes(scaling: ModuleType) -> None:
