@@ -395,7 +395,7 @@ EMPTY: Row = dict.fromkeys(column.name for column in all_columns())
 def given(*steps: Mapping[str, Mapping[str, Any]], at: tuple[int, ...] = STEPS) -> Trajectory:
     runs = [
         Run(
-            {"model": "m"},
+            {"model": "m", "settings": {}},
             tuple({**EMPTY, "name": n, "role": "mlp", **c} for n, c in s.items()),
             {},
         )
