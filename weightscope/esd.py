@@ -225,9 +225,13 @@ def _reordered(
     if not shuffled or len(shuffled.get("ranks", ())) < 2:
         return None
     rank = np.asarray(shuffled["ranks"], dtype=np.float64)[::-1]
-    logs = 2 * np.log10(np.asarray(shuffled["singular_values"], dtype=np.float64)[::-1])
+    s = np.asarray(shuffled["singular_values"], dtype=np.float64)[::-1]
+    logs = 2 * np.log10(s)
     bins = np.linspace(logs[0], logs[-1], max(FEWEST_BINS, len(edges) // 2) + 1)
-    above = np.interp(bins, logs, rank / n)
+    # between ranks evenly in s, as where a square matrix reaches down to zero; not in log s,
+    # which would spread the last few eigenvalues over decades
+    above = np.interp(10 ** ((bins - logs[-1]) / 2), s / s[-1], rank / n)
+    above[-1] = 0.0  # the largest lies in the last bin
     density = _density(above[:-1] - above[1:], bins)
     middle = (bins[:-1] + bins[1:]) / 2
     seen = np.isfinite(density)
