@@ -324,6 +324,12 @@ def test_equal_noise_within_a_type_says_nothing_about_a_choice() -> None:
     assert "does not follow their shapes" in told
 
 
+def test_equal_values_are_not_laid_to_the_noise() -> None:
+    rows = [{**r, "alpha_null": float(i)} for i, r in enumerate(layers("alpha", [3.0] * 4))]
+    told = reasons.noise_sentence(choose(run_of(rows), Choice("alpha", 2), lambda _: 1))
+    assert told.endswith("the weights of a type have one value themselves, so their names decided.")
+
+
 def test_missing_nulls_and_a_choice_of_everything_are_said() -> None:
     run = run_of(layers("alpha", [3.0, 2.0]))
     told = reasons.noise_sentence(choose(run, Choice("alpha", 1), lambda _: 1))

@@ -221,6 +221,12 @@ def test_a_plan_that_follows_shape_says_so() -> None:
     assert told.endswith("rank correlation 1.00: the plan follows shapes.")
     same = [{**r, "alpha_null": 7.0} for r in rows]
     assert "equal sparsities" in sparsity.propose(run_of(same), sparsity.Options()).noise
+    equal = [{**r, "alpha": 7.0} for r in rows]
+    for plan in (
+        sparsity.propose(run_of(equal), sparsity.Options()),
+        lr.propose(run_of([{**r, "M": 64, "N": 64} for r in equal]), lr.Options()),
+    ):
+        assert plan.noise.startswith("Noise: no comparison, as the plan gives equal ")
     none = [{**r, "alpha_null": None} for r in rows]
     assert "no comparison" in sparsity.propose(run_of(none), sparsity.Options()).noise
 

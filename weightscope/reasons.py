@@ -73,6 +73,8 @@ def noise_sentence(chosen: Chosen) -> str:
     )
     if rho is None:
         where = "all weights" if chosen.how.across else "the weights of a type"
+        if rank_correlation(signed, signed, groups) is not None:
+            return f"{told}: {where} have one value themselves, so their names decided."
         return f"{told}: it gives {where} one value, so the choice does not follow their {what}."
     same = k - shared < 0.5 and chance < k - 0.5
     degree = "" if same else degree_of(rho)

@@ -109,6 +109,8 @@ def noise_sentence(given: FloatArray, noise: FloatArray | None, what: str) -> st
     """
     if noise is None:
         return "Noise: no comparison, as the run has no exponents of noise for every weight."
+    if given.min() == given.max():
+        return f"Noise: no comparison, as the plan gives equal {what}."
     rho = rank_correlation(list(given), list(noise), [""] * len(given))
     if rho is None:
         return f"Noise of the same shapes would get equal {what}: the plan does not follow shapes."
