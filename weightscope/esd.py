@@ -42,7 +42,7 @@ class Law:
 
     Attributes:
         density: Per unit of eigenvalue; integrates to ``mass``.
-        survival: Share of eigenvalues at or above x.
+        survival: Share of eigenvalues at or above x, those above the whole law included.
         mass: That share of all eigenvalues.
     """
 
@@ -215,7 +215,9 @@ def _bulk(spectrum: Spectrum, row: Mapping[str, Value], n: int) -> Law | None:
     unit = log10(spectrum.N) + 2 * log10(sigma)
     x = np.log10(points) + unit
     density = np.log10(mass * marchenko_pastur.density(points, spectrum.Q)) - unit
-    return Law(Curve(x, density), Curve(x, np.log10(mass * (1 - shares))), mass)
+    # every spike lies above the bulk, and counts wherever the share at or above x is told
+    survival = np.log10(spikes / n + mass * (1 - shares))
+    return Law(Curve(x, density), Curve(x, survival), mass)
 
 
 def _reordered(
