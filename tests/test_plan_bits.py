@@ -145,6 +145,8 @@ def test_what_was_not_measured_is_asked_for() -> None:
         bits.propose(run_with([{4: 0.1}], [(4, 4)]), bits.Options())
     with pytest.raises(OptionError, match=r"--bits 3\.9: below the lowest measured width, 4"):
         bits.propose(run_with([{4: 0.1, 8: 0.01}], [(4, 4)]), bits.Options(bits=3.9))
+    with pytest.raises(OptionError, match="--bits nan: below the lowest"):
+        bits.propose(run_with([{4: 0.1, 8: 0.01}], [(4, 4)]), bits.Options(bits=float("nan")))
 
 
 def test_the_parts_of_a_fused_weight_share_one_width() -> None:

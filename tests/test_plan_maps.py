@@ -355,3 +355,7 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
         parameter_groups(Net(), other, lr=0.1)
     with pytest.raises(OptionError, match="cannot be read"):
         parameter_groups(Net(), tmp_path / "none.json", lr=0.1)
+    for multipliers in ("", ', "multipliers": [1]', ', "multipliers": {"layers.0.weight": "fast"}'):
+        other.write_text(f'{{"format": "weightscope-lr"{multipliers}}}')
+        with pytest.raises(OptionError, match="no table of numbers"):
+            parameter_groups(Net(), other, lr=0.1)

@@ -35,7 +35,10 @@ def read_multipliers(path: str | Path) -> dict[str, float]:
         raise OptionError(f"{path}: cannot be read as a plan ({error})") from None
     if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         raise OptionError(f"{path}: is no plan of weightscope plan --for lr")
-    return {str(name): float(multiplier) for name, multiplier in plan["multipliers"].items()}
+    try:
+        return {str(name): float(multiplier) for name, multiplier in plan["multipliers"].items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise OptionError(f"{path}: its multipliers are no table of numbers; plan again") from None
 
 
 def parameter_groups(

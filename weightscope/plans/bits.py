@@ -74,7 +74,7 @@ def propose(run: Run, options: Options) -> Proposal:
     weights, remarks = _measured(run, options, widths)
     tradeoffs = [Tradeoff(w.params, {b: _error(w, b) for b in widths}) for w in weights]
     total = sum(t.size for t in tradeoffs)
-    if options.bits < min(widths):
+    if not options.bits >= min(widths):  # nor is nan
         raise OptionError(
             f"--bits {options.bits:g}: below the lowest measured width, {min(widths)}; analyze "
             "with a lower one in --quant-error"
