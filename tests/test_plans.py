@@ -78,8 +78,10 @@ def test_a_plan_repeats_itself_whatever_the_order_of_rows(target: str, tiny: Run
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_empty_run_is_refused_in_a_sentence(target: str, tiny: Run) -> None:
-    with pytest.raises(WeightscopeError, match="checkpoint-2000"):
+    with pytest.raises(WeightscopeError, match="checkpoint-2000") as refused:
         proposed(target, dataclasses.replace(tiny, rows=()))
+    told = str(refused.value)
+    assert " ".join(told.split()) == told
 
 
 @pytest.mark.parametrize("target", TARGETS)

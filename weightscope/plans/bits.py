@@ -164,7 +164,7 @@ def _measured(
             found.append(weight)
     remarks = tuple(f"Left out, {reason}: {n}." for reason, n in sorted(why.items()))
     if not found:
-        raise OptionError(f"{run.name}: no weight has rounding errors. {' '.join(remarks)}")
+        raise OptionError(f"{run.name}: no weight has rounding errors. {' '.join(remarks)}".strip())
     told = of_several_rows(found, "judged by the mean squared error of its rows")
     return found, (*remarks, *told)
 
