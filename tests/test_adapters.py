@@ -24,7 +24,7 @@ from weightscope.measure import Measure, reading
 from weightscope.measurement import Measurement
 from weightscope.metrics import adapter
 from weightscope.outcome import Values
-from weightscope.present import run_report
+from weightscope.present.run import run_report
 from weightscope.report import Paragraph
 from weightscope.select import Selection, select_for
 from weightscope.settings import Settings

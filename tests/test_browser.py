@@ -15,9 +15,9 @@ from pages import ATTACKS, comparison, hostile_run, several, trajectory
 from weightscope import charting
 from weightscope.evaluate import Row
 from weightscope.page import Page
-from weightscope.present_page import run_page
-from weightscope.present_page_comparison import comparison_page, wide_page
-from weightscope.present_page_steps import trajectory_page
+from weightscope.present.page import run_page
+from weightscope.present.page_comparison import comparison_page, wide_page
+from weightscope.present.page_steps import trajectory_page
 from weightscope.sinks import html
 from weightscope.text import printable, short
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import weightscope
 from weightscope.evaluate import all_columns
-from weightscope.present_sheets import workbook
+from weightscope.present.sheets import workbook
 from weightscope.sheets import Field, Sheet, number_format
 from weightscope.sinks import excel
 from weightscope.storage import load_run

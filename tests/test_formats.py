@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from checkpoints import (
     write_index,
     write_sharded,
 )
+from hostile.gguf import LYING_GGUF, gguf_header, gguf_pair, gguf_tensor
+from hostile.pickles import archive, no_pytorch_files, rezipped
 
 from weightscope import analysis, plan
 from weightscope.analysis import Saving
@@ -361,57 +363,6 @@ def test_dictionaries_that_hold_themselves_are_read_once() -> None:
 
 
 # --- PyTorch files that are none -------------------------------------------------------------
-
-
-def rezipped(raw: bytes, method: int, extra: str = "") -> bytes:
-    """An archive packed in another way, perhaps with one more entry."""
-    stream = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(raw)) as old,
-        zipfile.ZipFile(stream, "w", method) as new,
-    ):
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-        if extra:
-            new.writestr(extra, b"")
-    return stream.getvalue()
-
-
-def archive(model: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.save(model, stream)
-    return stream.getvalue()
-
-
-def no_pytorch_files() -> Iterator[tuple[str, bytes, str]]:
-    good = archive({"w": gaussian(8, 8)})
-    yield "empty", b"", "empty"
-    yield "one byte", b"\x80", "damaged"
-    yield "text", b"Access to this model is restricted.\n" * 9, "damaged, or no PyTorch file"
-    yield "HTML", b"<!DOCTYPE html><html><head>", "HTML"
-    yield "LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"
-    yield "JSON", b'{"error": "Repository not found"}', "JSON"
-    yield "HDF5", b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "HDF5"
-
-    yield "zeros", b"\0" * 5000, "no PyTorch file"
-    yield "noise", np.random.default_rng(0).bytes(5000), "no PyTorch file"
-    yield "plain pickle", pickle.dumps({"w": [1.0] * 9}, 2), "no PyTorch file"
-    yield "plain pickle of arrays", pickle.dumps({"w": np.zeros((2, 2))}, 4), "numpy"
-    yield (
-        "plain zip",
-        rezipped(good, zipfile.ZIP_STORED).replace(b"data.pkl", b"data.txt"),
-        "no PyT",
-    )
-    yield "compressed zip", rezipped(good, zipfile.ZIP_DEFLATED), "compressed"
-    yield "TorchScript", rezipped(good, zipfile.ZIP_STORED, "archive/constants.pkl"), "TorchScript"
-    yield "start only", good[:40], "truncated"
-    yield "half", good[: len(good) // 2], "truncated"
-    yield "one byte short", good[:-1], "truncated"
-    yield (
-        "hyperparameters",
-        archive({"w": gaussian(2, 2), "args": argparse.Namespace(lr=1)}),
-        ("argparse.Namespace"),
-    )
 
 
 NO_PYTORCH = list(no_pytorch_files())
@@ -1039,58 +990,6 @@ def test_parts_of_a_gguf_model_are_one_and_several_models_are_not(tmp_path: Path
         write_gguf(tmp_path / "several" / f"toy.{quality}.gguf", {"w": gaussian(4, 32).numpy()})
     message = refused(tmp_path / "several")
     assert "toy.Q4_K_M.gguf, toy.Q8_0.gguf" in message and "name one" in message
-
-
-def gguf_header(version: int = 3, tensors: bytes = b"", count: int = 0, pairs: bytes = b"",
-                keys: int = 0) -> bytes:  # fmt: skip
-    """A GGUF file written by hand, with 4096 bytes of zeros for its tensors."""
-    head = b"GGUF" + struct.pack("<IQQ", version, count, keys) + pairs + tensors
-    return head + bytes(-len(head) % 32) + bytes(4096)
-
-
-def gguf_tensor(name: bytes = b"w", shape: tuple[int, ...] = (32, 4), kind: int = 0,
-                offset: int = 0) -> bytes:  # fmt: skip
-    shapes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-    return struct.pack("<Q", len(name)) + name + shapes + struct.pack("<IQ", kind, offset)
-
-
-def gguf_pair(key: bytes, kind: int, value: bytes) -> bytes:
-    return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value
-
-
-LYING_GGUF = {
-    "empty": (b"", "empty"),
-    "four bytes": (b"GGUF", "truncated"),
-    "text": (b"hello, world" * 9, "does not begin with GGUF"),
-    "HTML": (b"<html>" * 9, "HTML"),
-    "LFS": (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
-    "zip": (b"PK\x03\x04" + bytes(99), "does not begin with GGUF"),
-    "version 1": (gguf_header(1), "version 1"),
-    "version 99": (gguf_header(99), "version 99"),
-    "big endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(99), "big-endian"),
-    "no tensors": (gguf_header(), "no tensors"),
-    "2^60 tensors": (gguf_header(count=2**60), "twice"),
-    "2^60 facts": (gguf_header(keys=2**60), "twice"),
-    "name beyond the end": (gguf_header(count=1, tensors=struct.pack("<Q", 2**63)), "truncated"),
-    "name no text": (gguf_header(count=1, tensors=gguf_tensor(b"\xff")), "UTF-8"),
-    "name twice": (gguf_header(count=2, tensors=gguf_tensor() + gguf_tensor(offset=512)), "twice"),
-    "overlap": (gguf_header(count=2, tensors=gguf_tensor() + gguf_tensor(b"v")), "overlaps"),
-    "beyond the end": (gguf_header(count=1, tensors=gguf_tensor(offset=4000)), "beyond the file"),
-    "too large": (gguf_header(count=1, tensors=gguf_tensor(shape=(2**20, 2**20))), "beyond"),
-    "shape overflows": (gguf_header(count=1, tensors=gguf_tensor(shape=(2**40,) * 3)), "shape"),
-    "five dimensions": (gguf_header(count=1, tensors=gguf_tensor(shape=(2,) * 5)), "5 dimensions"),
-    "unknown type": (gguf_header(count=1, tensors=gguf_tensor(kind=4000)), "type 4000"),
-    "part of a block": (gguf_header(count=1, tensors=gguf_tensor(shape=(33, 2), kind=8)), "33"),
-    "unknown value": (gguf_header(keys=1, pairs=gguf_pair(b"k", 77, b"")), "type 77"),
-    "array of arrays": (gguf_header(keys=1, pairs=gguf_pair(b"k", 9, struct.pack("<IQ", 9, 1))),
-                        "array"),
-    "endless array": (gguf_header(keys=1, pairs=gguf_pair(b"k", 9, struct.pack("<IQ", 12, 2**60))),
-                      "truncated"),
-    "endless words": (gguf_header(keys=1, pairs=gguf_pair(b"k", 9, struct.pack("<IQ", 8, 2**60))),
-                      "truncated"),
-    "no alignment": (gguf_header(keys=1, pairs=gguf_pair(b"general.alignment", 4, bytes(4))),
-                     "alignment"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "says"), LYING_GGUF.values(), ids=LYING_GGUF)

@@ -11,6 +11,8 @@ import torch
 from checkpoints import gaussian
 
 from weightscope import analysis
+from weightscope.encodings.grid import noise_floor
+from weightscope.encodings.steps import steps_of
 from weightscope.expressions import read_matrix
 from weightscope.integrations.architecture import modules_of
 from weightscope.layouts.roles import place_of, role_of
@@ -256,6 +258,18 @@ def test_the_library_does_not_know_these_names_and_it_is_said(tmp_path: Path) ->
     path = write(tmp_path / "a.gguf", "llama", facts, {"blk.0.attn_q.weight": gaussian(64, 64)})
     modules, why = modules_of(open_model(path))
     assert not modules and "other names" in why
+
+
+def test_the_sums_are_those_of_the_single_entries() -> None:
+    """The floor of a whole matrix is taken without forming as many variances as entries."""
+    found = steps_of(gaussian(48, 96, seed=1), 4, 32)
+    decoded = found.decoded()
+    spread = found.deviations()
+    assert spread.shape == (48, 96) and torch.equal(spread[:, 0], spread[:, 31])
+    assert decoded.sv_floor == pytest.approx(noise_floor(spread), rel=1e-6)
+    run = gaussian(48, 96, seed=1)[5, 32:64]
+    step = float(run.max() - run.min()) / 15
+    assert float(spread[5, 40]) == pytest.approx(step / 12**0.5, rel=1e-6)
 
 
 def test_a_constant_block_has_no_steps(tmp_path: Path) -> None:

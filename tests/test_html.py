@@ -18,9 +18,9 @@ from pages import ATTACKS, Markup, comparison, hostile_run, several, training, t
 from weightscope import charting, storage
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.page import Page
-from weightscope.present_page import MOST_SPECTRA, run_page
-from weightscope.present_page_comparison import comparison_page, wide_page
-from weightscope.present_page_steps import trajectory_page
+from weightscope.present.page import MOST_SPECTRA, run_page
+from weightscope.present.page_comparison import comparison_page, wide_page
+from weightscope.present.page_steps import trajectory_page
 from weightscope.records import measurement_record
 from weightscope.run import Run
 from weightscope.sinks import html

@@ -409,6 +409,20 @@ def test_every_way_prints_what_the_folder_prints(
         assert weights == (SHARDS if way == "auto" else [])
 
 
+def test_pickles_come_whole_through_a_folder_that_is_gone_at_the_end(
+    hub: FakeHub, machine: Machine
+) -> None:
+    temporary = machine.work / "temporary"
+    temporary.mkdir()
+    torch.save(small_model(), machine.work / "toy.bin")
+    hub.add("acme/old", {"pytorch_model.bin": (machine.work / "toy.bin").read_bytes()})
+    near = machine.analyze("toy.bin")
+    assert machine.analyze("acme/old", "--fetch", "shard", TMPDIR=str(temporary)) == near
+    assert not list(temporary.iterdir()) and machine.cached() == []
+    done = machine.run("analyze", "acme/old", "--fetch", "stream")
+    assert done.returncode == 2 and "shard or cache" in done.stderr
+
+
 def test_inspecting_downloads_nothing_but_headers(hub: FakeHub, machine: Machine) -> None:
     tensors = {f"layers.{i}.weight": gaussian(512, 512, seed=i) for i in range(8)}
     content = write_file(machine.work / "x", tensors).read_bytes()

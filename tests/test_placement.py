@@ -264,7 +264,20 @@ def test_references_travel_and_tensors_do_not(tmp_path: Path) -> None:
     assert max(len(pickle.dumps(one)) for one in sent) < 16_000 < path.stat().st_size / 1000
 
 
-@pytest.mark.parametrize("kind", ["one file", "shards", "pytorch", "base"])
+def write_gguf(path: Path) -> None:
+    """Six quantised matrices, which are decoded from codes wherever they are read."""
+    gguf = pytest.importorskip("gguf", reason="pip install 'weightscope[gguf]'")
+    writer, kind = gguf.GGUFWriter(path, "llama"), gguf.GGMLQuantizationType.Q8_0
+    for i in range(6):
+        codes = gguf.quants.quantize(gaussian(24, 64, seed=i).numpy(), kind)
+        writer.add_tensor(f"blk.{i}.attn_q.weight", codes, raw_dtype=kind)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file):
+        write()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["one file", "shards", "pytorch", "gguf", "base"])
 def test_what_arrives_gives_the_same_figures(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +292,9 @@ def test_what_arrives_gives_the_same_figures(
     elif kind == "pytorch":
         path = Path("model.pt")
         torch.save(tensors, path)
+    elif kind == "gguf":
+        path = Path("model.gguf")
+        write_gguf(path)
     else:
         write_sharded(path, tensors, 2)
     if kind == "base":

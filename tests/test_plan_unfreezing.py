@@ -18,7 +18,7 @@ from torch import nn
 import weightscope
 from weightscope.errors import OptionError
 from weightscope.plans import axolotl, trl
-from weightscope.present_plan import plan_text
+from weightscope.present.plan import plan_text
 from weightscope.run import Run
 
 Read = Callable[[str, nn.Module], set[str]]

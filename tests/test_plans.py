@@ -16,7 +16,7 @@ from weightscope.cli import plan as verb
 from weightscope.errors import WeightscopeError
 from weightscope.evaluate import all_columns
 from weightscope.plans import TARGETS
-from weightscope.present_plan import plan_facts, plan_report, plan_text
+from weightscope.present.plan import plan_facts, plan_report, plan_text
 from weightscope.proposal import Proposal
 from weightscope.run import Run
 from weightscope.sinks import json as json_sink

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,9 +27,10 @@ from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 from weightscope.outcome import Failure
 from weightscope.pictures import Picture
-from weightscope.present_page_comparison import wide_page
-from weightscope.present_page_steps import trajectory_page
+from weightscope.present.page_comparison import wide_page
+from weightscope.present.page_steps import trajectory_page
 from weightscope.run import Run
+from weightscope.sinks import figure_tables
 from weightscope.sinks.figures import render
 from weightscope.sinks.folder import file_name, rendered
 from weightscope.storage import load_run
@@ -407,6 +409,9 @@ def test_runs_of_odd_matrices_draw_what_there_is(zoo_run: Run) -> None:
     for picture in drawn:
         if picture.subject in {"alpha", "tiny_float64.weight", "ties.weight", "row.weight"}:
             assert ET.fromstring(render(picture, "svg", FACTS)) is not None
+    assert not [picture for picture in drawn if picture.kind == "depth"]  # it has no blocks
+    with pytest.raises(OptionError, match="inside a block"):
+        gallery.column_picture(zoo_run, "alpha", "depth")
     row = gallery.row_named(zoo_run, "zero")
     assert isinstance(gallery.matrix_picture(zoo_run, row, "esd"), Failure)
     with pytest.raises(OptionError):
@@ -441,3 +446,21 @@ def test_comparisons_and_trainings_are_drawn_too(tmp_path: Path) -> None:
             ends = 2 * np.log10(spectrum.singular_values[[-1, 0]])
             assert points[[0, -1], 0] == pytest.approx(across[0] * ends + across[1], abs=5e-3)
         assert not [g for g in root.iter(f"{SVG}g") if g.get("id") == f"survival-{count}"]
+
+
+def test_more_modules_than_a_page_holds_are_squeezed_or_left_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure_tables, "MOST_LINES", 20)
+    monkeypatch.setattr(figure_tables, "MOST_PANELS", 6)
+    row = gallery.row_named(run, NO_ONE)
+    rows = tuple(
+        {**row, "name": f"m{i}.0.w", "module": f"m{i}.#.w", "alpha": 2.0 + i % 7} for i in range(45)
+    )
+    many = replace(run, rows=rows)
+    for kind, count in (("heatmap", 15), ("distribution", 15), ("depth", 6)):
+        root = svg_of(gallery.column_picture(many, "alpha", kind))
+        assert float(root.get("height", "").removesuffix("pt")) < 8 * 72
+        texts = [text.text or "" for text in root.iter(f"{SVG}text")]
+        assert sum(bool(re.match(r"m\d+\.#", text)) for text in texts) == count
+    assert "6 of 45 modules" in texts

@@ -78,7 +78,7 @@ def test_of_a_stack_only_the_expert_that_is_wanted_comes(hub: FakeHub, tmp_path:
     assert own <= sent <= own + GAP < whole // 4
 
 
-def test_every_quantiser_is_known_by_the_file_it_writes(tmp_path: Path) -> None:
+def test_every_quantiser_is_known_by_the_file_it_writes(hub: FakeHub, tmp_path: Path) -> None:
     nvfp4 = {"quant_algo": "NVFP4", "kv_cache_quant_algo": None, "group_size": 16}
     files: dict[str, tuple[str, dict[str, Any]]] = {
         "gptq-v1-int4": ("quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False}),
@@ -100,6 +100,8 @@ def test_every_quantiser_is_known_by_the_file_it_writes(tmp_path: Path) -> None:
         expected = analyze(written(tmp_path / "usual", tensors, usual), QUICK)
         found = analyze(path, QUICK)
         assert found.rows == expected.rows and all(row["spectral_norm"] for row in found.rows)
+        hub.add(f"acme/{name}", files_of(path))
+        assert analyze(f"acme/{name}", QUICK, access=Access("stream")).rows == found.rows
         if "gptq" in name:
             assert {row["status"] for row in bare.rows} == {"unsupported"}
             assert any("no configuration tells" in str(row["reason"]) for row in bare.rows)

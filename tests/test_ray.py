@@ -196,6 +196,23 @@ def test_a_programming_error_is_not_tried_again(placement: Placement, tmp_path: 
     assert len(list(tmp_path.glob("layers.1.w.*"))) == 1
 
 
+def test_a_process_that_dies_is_replaced(placement: Placement, tmp_path: Path) -> None:
+    with executor_for(placement, "cpu", 1) as cluster:
+        found = list(cluster.run(Names(tmp_path, deaths=2), batches(3)))
+    assert len(found) == 3 and len(list(tmp_path.glob("layers.1.w.*"))) == 3
+
+
+def test_a_matrix_that_kills_every_process_is_given_up(
+    placement: Placement, tmp_path: Path
+) -> None:
+    with (
+        executor_for(placement, "cpu", 1) as cluster,
+        pytest.raises(ExecutorError, match=r"'layers\.1\.w' \(1 matrix\) was given up .*--resume"),
+    ):
+        list(cluster.run(Names(tmp_path, deaths=99), batches(3)))
+    assert len(list(tmp_path.glob("layers.1.w.*"))) == 1 + executor.RETRIES
+
+
 def test_a_file_that_only_this_process_sees(placement: Placement, tmp_path: Path) -> None:
     """It is gone once the tasks look for it."""
     path = write_file(tmp_path / "model.safetensors", {"layers.0.w.weight": gaussian(40, 30)})

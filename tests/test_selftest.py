@@ -18,10 +18,11 @@ import typer
 from checkpoints import run_weightscope
 from scipy import integrate
 
-from weightscope import measure, planted, present_selftest, selftest
+from weightscope import measure, planted, selftest
 from weightscope.cli.selftest import selftest as verb
 from weightscope.decompositions.full import full_spectrum
 from weightscope.errors import OptionError
+from weightscope.present import selftest as present_selftest
 from weightscope.selftest import FAMILIES, Check, Limits, Selftest
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum

@@ -24,7 +24,7 @@ from weightscope.analysis import Saving
 from weightscope.comparing import Comparing
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row, all_columns
-from weightscope.present_trajectory import sparkline, trajectory_report
+from weightscope.present.trajectory import sparkline, trajectory_report
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.storage import load_run
@@ -395,7 +395,7 @@ EMPTY: Row = dict.fromkeys(column.name for column in all_columns())
 def given(*steps: Mapping[str, Mapping[str, Any]], at: tuple[int, ...] = STEPS) -> Trajectory:
     runs = [
         Run(
-            {"model": "m"},
+            {"model": "m", "settings": {}},
             tuple({**EMPTY, "name": n, "role": "mlp", **c} for n, c in s.items()),
             {},
         )

@@ -14,6 +14,7 @@ from weightscope.charting import (
     numeric_columns,
     over_depth,
 )
+from weightscope.charts import Panels
 from weightscope.columns import IDENTITY, Column
 from weightscope.errors import OptionError
 from weightscope.esd import Esd, esd_of
@@ -44,10 +45,17 @@ def pictures(run: Run) -> Iterator[Picture]:
     for name in CHARTED:
         if name in filled:
             for kind in KINDS:
-                yield column_picture(run, name, kind)
+                picture = _column_picture(run, column_named(name), kind)
+                if not _is_blank(picture):
+                    yield picture
     rows = {str(row["name"]): row for row in run.rows}
     for name, density in esds(run).items():
         yield _esd_picture(rows[name], density)
+
+
+def _is_blank(picture: Picture) -> bool:
+    """Whether nothing of a column lies inside the blocks, so that there is no depth to follow."""
+    return isinstance(picture.chart, Panels) and not picture.chart.panels
 
 
 def page_pictures(page: Page) -> Iterator[Picture]:
@@ -86,15 +94,22 @@ def column_picture(run: Run, name: str, kind: str) -> Picture:
         kind: One of ``KINDS``.
 
     Raises:
-        OptionError: There is no such column, it holds words, or it is empty.
+        OptionError: There is no such column, it holds words, it is empty, or it is so inside the
+            blocks whose depth is asked for.
     """
-    column = _numeric(run.rows, name)
-    caption = f"{run.label}: {column.meaning}"
+    picture = _column_picture(run, _numeric(run.rows, name), kind)
+    if _is_blank(picture):
+        raise OptionError(f"{name}: none of its values lies inside a block, so there is no depth")
+    return picture
+
+
+def _column_picture(run: Run, column: Column, kind: str) -> Picture:
+    caption = f"{run.name}: {column.meaning}"
     if kind == "heatmap":
-        return Picture(kind, name, caption, heat_map(run.rows, column))
+        return Picture(kind, column.name, caption, heat_map(run.rows, column))
     if kind == "distribution":
-        return Picture(kind, name, caption, distribution(run.rows, column))
-    return Picture(kind, name, caption, over_depth({run.name: run.rows}, column))
+        return Picture(kind, column.name, caption, distribution(run.rows, column))
+    return Picture(kind, column.name, caption, over_depth({run.name: run.rows}, column))
 
 
 def _numeric(rows: Sequence[Row], name: str) -> Column:

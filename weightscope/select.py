@@ -34,6 +34,8 @@ from weightscope.tensor import DTYPES, TensorRef
 from weightscope.text import shortened
 
 ConvView = Literal["slices", "flatten"]
+MOST_MATRICES = 200_000
+"""Three times what the largest mixtures of experts hold; a few bytes can claim any number."""
 _SPARE = 4096
 """More rows beyond the vocabulary than this are no padding: the tensor is another table."""
 
@@ -142,7 +144,7 @@ def select(
         divided: Divide fused tensors into their logical matrices.
 
     Raises:
-        CheckpointError: Two matrices would have one name.
+        CheckpointError: Two matrices would have one name, or there are too many.
         OptionError: The patterns leave nothing to analyse.
     """
     found = list(findings(checkpoint, tuple(include), tuple(exclude), conv, divided))
@@ -183,7 +185,11 @@ def findings(
     conv: ConvView = "slices",
     divided: bool = True,
 ) -> Iterator[Finding]:
-    """What every stored tensor is, in the order of the checkpoint; arguments as of ``select``."""
+    """What every stored tensor is, in the order of the checkpoint; arguments as of ``select``.
+
+    Raises:
+        CheckpointError: It claims more matrices than anybody's model has.
+    """
     towers = Towers(checkpoint.config)
     vocabulary = count_in(towers.main.values, VOCABULARY) or 0
 
@@ -191,6 +197,7 @@ def findings(
     def division_of(module: str, shape: tuple[int, int], fused: bool) -> Division:
         return divide(module, shape, towers.of(module), fused)
 
+    total = 0
     for ref in checkpoint.tensors:
         undecoded = checkpoint.undecoded.get(ref.name)
         counted = "" if undecoded else _counted(ref)
@@ -205,6 +212,8 @@ def findings(
         if excluded:
             yield Finding(ref, exclusion=excluded, role=rule)
             continue
+        total += 1 if is_conv or len(ref.shape) == 2 else ref.shape[0]
+        _check_count(ref, total)
         whole = _convolution(ref, conv) if is_conv else _matrices(ref, vocabulary)
         if is_conv or not divided:
             yield Finding(ref, tuple(whole), role=rule)
@@ -221,10 +230,19 @@ def _check_unique(matrices: list[Matrix]) -> None:
     for matrix in matrices:
         if matrix.name in seen:
             raise CheckpointError(
-                f"two matrices are called {shortened(matrix.name)}: one is a tensor of that name, "
-                "one an expert of a stack or a part of a fused tensor; leave one out with --exclude"
+                f"{matrix.tensor.file or 'state dict'}: two matrices are called "
+                f"{shortened(matrix.name)}: one is a tensor of that name, one an expert of a stack "
+                "or a part of a fused tensor; leave one out with --exclude"
             )
         seen.add(matrix.name)
+
+
+def _check_count(ref: TensorRef, total: int) -> None:
+    if total > MOST_MATRICES:
+        raise CheckpointError(
+            f"{ref.file or 'state dict'}: with {shortened(ref.name)} of shape {list(ref.shape)} it "
+            f"holds more than {MOST_MATRICES:,} matrices or experts; leave some out with --exclude"
+        )
 
 
 def is_vector(shape: tuple[int, ...]) -> bool:

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +47,8 @@ RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
     "part.json",
     ".lock",
 )
+_LARGEST = 1 << 30
+"""Bytes of a record or table: a hundred times those of the largest models."""
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -82,15 +85,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN
     try:
-        record = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        record = json.loads(_text_of(path))
     except FileNotFoundError:
         raise RunFolderError(f"{folder}: not a run folder (it has no {RUN})") from None
     except NotADirectoryError:
         raise RunFolderError(f"{folder}: not a run folder but a file") from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); analyze the model again") from None
     if not isinstance(record, dict) or "schema" not in record:
-        raise RunFolderError(f"{path}: is not the record of a run")
+        raise RunFolderError(f"{path}: is not the record of a run; analyze the model again")
     return record
 
 
@@ -108,10 +111,12 @@ def load_run(folder: Path) -> Run:
         )
     try:
         # not splitlines: a name may hold one of the other line separators of Unicode
-        lines = (folder / TABLE).read_text(encoding="utf-8", errors="surrogatepass").split("\n")
+        lines = _text_of(folder / TABLE).split("\n")
         rows = tuple(json.loads(line) for line in lines if line)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / TABLE}: cannot be read ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(
+            f"{folder / TABLE}: cannot be read ({error}); analyze the model again"
+        ) from None
     columns = {column.name for column in all_columns()}
     if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
         raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
@@ -119,6 +124,14 @@ def load_run(folder: Path) -> Run:
     record.pop("finished")
     details = {str(row["name"]): row.pop("details") for row in rows if "details" in row}
     return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder))
+
+
+def _text_of(path: Path) -> str:
+    """Text of a regular file of a size that a run may have; a pipe would be waited for."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
+        raise ValueError(f"it is no file, or larger than {_LARGEST >> 20} MiB")
+    return path.read_text(encoding="utf-8", errors="surrogatepass")
 
 
 def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
@@ -168,7 +181,7 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
         return []
     records = []
     for line in path.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line.decode("utf-8", "surrogatepass"))
             if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
                 records.append(record)

@@ -180,7 +180,7 @@ def _run(model: str, access: Any, chosen: tuple[Any, ...], quiet: bool) -> Any:
     from weightscope.analysis import Saving
     from weightscope.analysis import analyze as analyze_model
     from weightscope.cli.progress import Talk
-    from weightscope.present import partial, untrained
+    from weightscope.present.run import partial, untrained
 
     settings, saving, placement = chosen
     with Talk(quiet) as talk:

@@ -97,9 +97,9 @@ def _emission(found: Any, output: Any, by: o.By) -> Any:
     from weightscope.comparison import comparison_columns, group_columns, grouped
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
-    from weightscope.present_comparison import comparison_report, groups_table
-    from weightscope.present_page_comparison import comparison_page
-    from weightscope.present_provenance import provenance_of_all
+    from weightscope.present.comparison import comparison_report, groups_table
+    from weightscope.present.page_comparison import comparison_page
+    from weightscope.present.provenance import provenance_of_all
     from weightscope.report import Report
 
     facts = {"a": found.provenance[0], "b": found.provenance[1], "summary": found.summary}
@@ -125,9 +125,9 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.errors import OptionError
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
-    from weightscope.present_comparison import wide_report
-    from weightscope.present_page_comparison import wide_page
-    from weightscope.present_provenance import provenance_of_all
+    from weightscope.present.comparison import wide_report
+    from weightscope.present.page_comparison import wide_page
+    from weightscope.present.provenance import provenance_of_all
 
     if shape[0] is not o.By.name or how.weights:
         raise OptionError("--by and --weights compare two models, not more")

@@ -93,7 +93,7 @@ def compress(
         from weightscope import compress as act
         from weightscope.analysis import with_resources
         from weightscope.cli.progress import Talk
-        from weightscope.present_compression import COLUMNS, compression_report, origin_lines
+        from weightscope.present.compression import COLUMNS, compression_report, origin_lines
         from weightscope.settings import Settings
         from weightscope.sources import open_model
 

@@ -15,8 +15,8 @@ from weightscope.columns import Column
 from weightscope.errors import OptionError, OutputError
 from weightscope.evaluate import Row, all_columns
 from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
-from weightscope.present import run_report
-from weightscope.present_provenance import provenance_lines
+from weightscope.present.provenance import provenance_lines
+from weightscope.present.run import run_report
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
@@ -160,7 +160,7 @@ def emit(emission: Emission, output: Output) -> None:
 
 
 def _write_excel(emission: Emission, target: str) -> None:
-    from weightscope.present_sheets import workbook
+    from weightscope.present.sheets import workbook
     from weightscope.sinks import excel
 
     sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
@@ -244,6 +244,6 @@ def _pictures_of(run: Run) -> Iterable[Picture]:
 
 
 def _page_of(run: Run) -> Page:
-    from weightscope.present_page import run_page
+    from weightscope.present.page import run_page
 
     return run_page(run)

@@ -89,7 +89,7 @@ def farms(
         from weightscope.checkpoint import Access
         from weightscope.cli.emit import Emission, Output, emit
         from weightscope.cli.progress import Talk
-        from weightscope.present_provenance import provenance_lines
+        from weightscope.present.provenance import provenance_lines
         from weightscope.provenance import provenance_of
         from weightscope.settings import Settings
         from weightscope.sources import open_model

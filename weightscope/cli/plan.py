@@ -74,7 +74,7 @@ def plan(
     """
     with explained(debug):
         from weightscope.cli.plan_numbers import parse_params, parse_ratio, parse_share
-        from weightscope.present_plan import plan_report
+        from weightscope.present.plan import plan_report
         from weightscope.sinks import terminal
 
         given = {
@@ -97,7 +97,7 @@ def _written(run: Path, target: str, options: dict[str, Any], out: str, force: b
     """The plan, after it was written; what its format cannot hold lies beside the file."""
     from weightscope.outputs import STDOUT, check_target, write_output
     from weightscope.planning import options_for, propose
-    from weightscope.present_plan import plan_facts, plan_text
+    from weightscope.present.plan import plan_facts, plan_text
     from weightscope.sinks import json
     from weightscope.storage import load_run
 

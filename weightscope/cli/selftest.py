@@ -51,9 +51,9 @@ def selftest(
       weightscope selftest --only exponents --only ranks
     """
     with explained(debug):
-        from weightscope import present_selftest as present
         from weightscope import selftest as planted_truth
         from weightscope.outputs import STDOUT, write_output
+        from weightscope.present import selftest as present
         from weightscope.settings import Settings
         from weightscope.sinks import csv, json, markdown, terminal
         from weightscope.version import __version__

@@ -54,9 +54,9 @@ def track(
         from weightscope.comparing import Comparing
         from weightscope.evaluate import all_columns
         from weightscope.glossary import TRACKED
-        from weightscope.present_page_steps import trajectory_page
-        from weightscope.present_provenance import provenance_of_all
-        from weightscope.present_trajectory import trajectory_report
+        from weightscope.present.page_steps import trajectory_page
+        from weightscope.present.provenance import provenance_of_all
+        from weightscope.present.trajectory import trajectory_report
         from weightscope.settings import Settings
 
         output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html)

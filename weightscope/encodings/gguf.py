@@ -18,6 +18,7 @@ from weightscope.encodings.stored import Stored
 if TYPE_CHECKING:
     import torch
 
+_AT_ONCE = 1 << 22  # entries decoded together, since the package needs room for them twice
 _SHORT_RUNS = frozenset({"Q2_K", "Q3_K", "Q6_K", "NVFP4"})
 """Types with a scale per 16 entries; the others have one per 32 or more."""
 
@@ -33,9 +34,13 @@ def grid(encoded: Encoded, parts: Mapping[str, torch.Tensor]) -> Steps:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    blocks = parts["blocks"]
-    kind = GGMLQuantizationType(encoded.number("type"))
+    blocks, (rows, cols) = parts["blocks"], encoded.shape[-2:]
+    raw, kind = blocks.cpu().numpy(), GGMLQuantizationType(encoded.number("type"))
+    weights = torch.empty(rows, cols)
+    step = max(1, _AT_ONCE // cols)
     with np.errstate(all="ignore"):  # a hostile scale may be anything
-        found = dequantize(blocks.cpu().contiguous().numpy(), kind)
-    weights = torch.from_numpy(np.ascontiguousarray(found, np.float32)).to(blocks.device)
+        for start in range(0, rows, step):
+            some = np.ascontiguousarray(raw[start : start + step])
+            weights[start : start + step] = torch.from_numpy(dequantize(some, kind))
+    weights = weights.to(blocks.device)
     return steps_of(weights, encoded.bits, 16 if encoded.facts["kind"] in _SHORT_RUNS else 32)

@@ -32,8 +32,9 @@ class Steps:
 
     def decoded(self) -> Decoded:
         """Weights and the noise of rounding errors that are uniform over one step."""
-        variance = self.deviations().double().square()
-        return Decoded(self.weights, variance.sum(1), variance.sum(0))
+        variance = self.step.double().square_() / 12  # of every entry of a run
+        col_sums = variance.sum(0).repeat_interleave(self.width)
+        return Decoded(self.weights, variance.sum(1) * self.width, col_sums)
 
     def deviations(self) -> torch.Tensor:
         """Standard deviation of the rounding error of every entry: (rows, cols) float32."""
@@ -47,7 +48,5 @@ def steps_of(weights: torch.Tensor, bits: int, width: int) -> Steps:
     import torch
 
     rows, cols = weights.shape
-    width = min(width, max(cols, 1))
-    runs = weights[:, : cols // width * width].reshape(rows, -1, width)
-    low, high = torch.aminmax(runs, dim=2) if runs.numel() else (runs.sum(2), runs.sum(2))
+    low, high = torch.aminmax(weights.reshape(rows, cols // width, width), dim=2)
     return Steps(weights, (high - low) / max(2**bits - 1, 1), width)

@@ -192,13 +192,18 @@ def index_folder(folder: Path) -> Checkpoint:
 def _read_metadata(path: Path) -> tuple[bytes, SourceFile]:
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
+            raise CheckpointError(f"{path}: is not a file; copy the checkpoint again")
         facts = path.stat()
         if facts.st_size > MAX_METADATA:
-            raise CheckpointError(f"{path}: larger than {MAX_METADATA >> 20} MiB")
+            raise CheckpointError(
+                f"{path}: is larger than {MAX_METADATA >> 20} MiB, so it is no metadata; copy the "
+                "checkpoint again"
+            )
         raw = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the disk, or copy it again"
+        ) from None
     return raw, SourceFile(path.name, len(raw), sha256(raw).hexdigest(), facts.st_mtime_ns)
 
 

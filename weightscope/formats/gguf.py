@@ -55,7 +55,7 @@ def index_file(path: Path) -> Checkpoint:
     """
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
+            raise CheckpointError(f"{path}: is not a file; download or copy it again")
         facts = path.stat()
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
@@ -67,7 +67,9 @@ def index_file(path: Path) -> Checkpoint:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
     return replace(found, files=(replace(found.files[0], modified_ns=facts.st_mtime_ns),))
 
 
@@ -125,7 +127,7 @@ def _tensor(place: str, listed: Listed, kind: str, block: int, nbytes: int) -> P
     if row % block:
         raise CheckpointError(
             f"{place}: tensor {shortened(listed.name)} has rows of {row} entries, which is no "
-            f"multiple of the {block} in a block of {kind}"
+            f"multiple of the {block} in a block of {kind}; download or copy it again"
         )
     stop = listed.start + prod(listed.shape) // block * nbytes
     ref = TensorRef(listed.name, listed.shape, _PLAIN.get(kind, "F32"), place, listed.start, stop)

@@ -17,6 +17,8 @@ from weightscope.errors import CheckpointError
 from weightscope.text import shortened
 
 MAX_HEADER = 100_000_000
+MOST_WORDS = 1 << 22
+"""Sixteen times the largest vocabularies; each may be empty."""
 _READ_AT_FIRST, _READ_AT_ONCE = 1 << 15, 1 << 20
 _MOST_DIMENSIONS = 4
 _DEEPEST = 4
@@ -120,15 +122,16 @@ class _Cursor:
         self._block, self._start = b"", 0
 
     def refuse(self, why: str) -> NoReturn:
-        raise CheckpointError(f"{self.file}: not a valid GGUF file: {why}")
+        raise CheckpointError(
+            f"{self.file}: not a valid GGUF file: {why}; download or copy it again"
+        )
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
         end = self.position + count
         if end > self.size:
             self.refuse(
-                f"its header needs {end} bytes but the file has {self.size}; it is truncated, "
-                "download or copy it again"
+                f"it is truncated: its header needs {end} bytes but the file has {self.size}"
             )
         if end > MAX_HEADER:
             self.refuse(f"its header is longer than {MAX_HEADER} bytes")
@@ -161,7 +164,7 @@ class _Cursor:
             self.refuse("it does not begin with GGUF")
         version: int = self.number("I")
         if version and not version & 0xFFFF:
-            self.refuse("it is of a big-endian machine; convert it first")
+            raise CheckpointError(f"{self.file}: is of a big-endian machine; convert it first")
         return version
 
     def pairs(self, count: int) -> Iterator[tuple[str, Any]]:
@@ -179,6 +182,8 @@ class _Cursor:
         inside, count = self.number("I"), self.number("Q")
         if inside in _SCALARS:
             self._skip(count * struct.calcsize(f"<{_SCALARS[inside]}"))
+        elif inside == _STRING and count > MOST_WORDS:
+            self.refuse(f"it has a list of {count} words, more than {MOST_WORDS}")
         elif inside == _STRING:
             self._skip_strings(count)
         else:

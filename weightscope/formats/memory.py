@@ -68,10 +68,10 @@ def refs_of(tensors: Mapping[str, Any], file: str = "") -> tuple[TensorRef, ...]
         kind = str(tensor.dtype).removeprefix("torch.")
         code = DTYPE_CODES.get(kind)
         if code is None:
-            raise CheckpointError(f"{label} has the dtype {kind}, which is not known")
-        if tensor.is_meta or tensor.is_sparse:
+            raise CheckpointError(f"{label} has the dtype {kind}, which is not known; convert it")
+        if tensor.is_meta or str(tensor.layout) != "torch.strided":
             what = "on the meta device, without values" if tensor.is_meta else "sparse"
-            raise CheckpointError(f"{label} is {what}; load or densify the model first")
+            raise CheckpointError(f"{label} is {what}; convert the model first")
         place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), kind)
         if tensor.numel() and tensor.data_ptr() and place in seen:
             continue  # a tied weight

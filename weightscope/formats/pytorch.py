@@ -11,13 +11,14 @@ import hashlib
 import io
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -33,6 +34,21 @@ MAX_LISTING = 100_000_000
 """Bytes of the pickle that lists the tensors of a file."""
 _SCANNED = 16 << 20
 _ZIP = b"PK\x03\x04"
+_BYTEARRAY = re.compile(rb"c(__builtin__|builtins)\nbytearray\n")
+"""How a pickle names the one thing that PyTorch allows and that takes memory for a mere number."""
+_INTERNAL = re.compile(r"^\[enforce fail at [^\]]*\][ .]*")
+
+
+class Archive(NamedTuple):
+    """What the list of contents of an archive says.
+
+    Attributes:
+        sha256: Hash of names, sizes, checksums and of the pickle that lists the tensors.
+        stored: Bytes of all storages together.
+    """
+
+    sha256: str
+    stored: int
 
 
 def index_file(path: Path) -> Checkpoint:
@@ -41,7 +57,7 @@ def index_file(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: No PyTorch file, a damaged one, one that holds code, or no weights.
     """
-    source, mapped = _checked(path)
+    source, archive = _checked(path)
     loaded = _loaded(path)
     if isinstance(loaded, torch.Tensor):
         loaded = {path.stem: loaded}
@@ -54,11 +70,11 @@ def index_file(path: Path) -> Checkpoint:
         weights = weights_in(loaded, lambda value: isinstance(value, torch.Tensor))
         if not weights.tensors:
             raise ValueError(_why_no_weights(loaded))
-        _check_claims(weights.tensors, source.size)
+        _check_claims(weights.tensors, source.size, archive)
         refs = refs_of(weights.tensors, str(path))
     except (ValueError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    whole = () if mapped else ("written before PyTorch 1.6, so read whole into memory",)
+    whole = () if archive else ("written before PyTorch 1.6, so read whole into memory",)
     notes = tuple(f"{path.name}: {note}" for note in (*whole, *weights.notes))
     memory = {ref.name: weights.tensors[ref.name] for ref in refs}
     return Checkpoint(path.stem, refs, (source,), notes=notes, format="pytorch", memory=memory)
@@ -70,50 +86,57 @@ def _why_no_weights(loaded: Mapping[Any, Any]) -> str:
     return f"holds no weights {what}; save the model's state_dict()"
 
 
-def _check_claims(tensors: Mapping[str, torch.Tensor], size: int) -> None:
-    """Refuse a tensor that repeats its bytes beyond the size of its file."""
+def _check_claims(tensors: Mapping[str, torch.Tensor], size: int, archive: Archive | None) -> None:
+    """Refuse tensors that repeat bytes beyond the size of their file, or take those of others."""
+    claims: dict[int, int] = {}
     for name, tensor in tensors.items():
+        if archive and tensor.layout == torch.strided and not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            claims[storage.data_ptr()] = storage.nbytes()
         claimed = tensor.numel() * tensor.element_size()
         if claimed > size:
             raise ValueError(
-                f"tensor {shortened(name)} claims {claimed} bytes but the file has {size}"
+                f"tensor {shortened(name)} claims {claimed} bytes but the file has {size}; "
+                "download or copy it again"
             )
+    if archive and sum(claims.values()) > archive.stored:
+        raise ValueError(
+            f"its tensors claim {sum(claims.values())} bytes but {archive.stored} are stored; "
+            "download or copy it again"
+        )
 
 
-def _checked(path: Path) -> tuple[SourceFile, bool]:
-    """What identifies a file: its size and a hash of what it lists; and whether it can be mapped.
+def _checked(path: Path) -> tuple[SourceFile, Archive | None]:
+    """What identifies a file: its size and a hash of what it lists; and its contents if an archive.
 
     Raises:
         CheckpointError: It cannot be opened, or is recognisably something else.
     """
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
+            raise CheckpointError(f"{path}: is not a file; download or copy it again")
         facts = path.stat()
         with path.open("rb") as stream:
             start = stream.read(ENOUGH)
             check_disguise(str(path), start, "pytorch")
-            mapped = start.startswith(_ZIP)
-            if mapped:
-                sha256 = check_archive(str(path), stream)
-            else:  # the format before PyTorch 1.6, or no PyTorch file
+            archive = check_archive(str(path), stream) if start.startswith(_ZIP) else None
+            if archive is None:  # the format before PyTorch 1.6, or no PyTorch file
                 start += stream.read(_SCANNED)
-                _check_depth(str(path), start)
-                sha256 = hashlib.sha256(start).hexdigest()
+                _check_listing(str(path), start)
+            sha256 = archive.sha256 if archive else hashlib.sha256(start).hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return SourceFile(path.name, facts.st_size, sha256, facts.st_mtime_ns), mapped
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
+    return SourceFile(path.name, facts.st_size, sha256, facts.st_mtime_ns), archive
 
 
-def check_archive(place: str, stream: IO[bytes]) -> str:
+def check_archive(place: str, stream: IO[bytes]) -> Archive:
     """Refuse an archive that cannot be mapped or would unpack to more than it is.
 
     Args:
         place: How messages name it.
         stream: Its bytes.
-
-    Returns:
-        Hash of what it lists: names, sizes and checksums.
 
     Raises:
         CheckpointError: Damaged, compressed, a program, or with too long a listing.
@@ -125,7 +148,7 @@ def check_archive(place: str, stream: IO[bytes]) -> str:
             f"{place}: is truncated or damaged (its list of contents cannot be read); download or "
             "copy it again"
         ) from None
-    digest = hashlib.sha256()
+    digest, stored = hashlib.sha256(), 0
     for entry in entries:
         if entry.filename.endswith("/constants.pkl"):
             raise CheckpointError(
@@ -135,31 +158,40 @@ def check_archive(place: str, stream: IO[bytes]) -> str:
             raise CheckpointError(
                 f"{place}: is a compressed archive, which PyTorch never writes; unpack it first"
             )
+        if "/data/" in entry.filename:
+            stored += entry.file_size
         if entry.filename.endswith("/data.pkl"):
             digest.update(_listing(place, stream, entry))
         digest.update(repr((entry.filename, entry.file_size, entry.CRC)).encode())
-    return digest.hexdigest()
+    return Archive(digest.hexdigest(), stored)
 
 
 def _listing(place: str, stream: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     """The pickle that lists the tensors, without a look at its checksum, which may be left out."""
     if entry.file_size > MAX_LISTING:
         raise CheckpointError(
-            f"{place}: its list of tensors has {entry.file_size} bytes, more than {MAX_LISTING}"
+            f"{place}: its list of tensors has {entry.file_size} bytes, more than {MAX_LISTING}; "
+            "convert it to safetensors first"
         )
     stream.seek(entry.header_offset)
     header = stream.read(30)
     stream.seek(sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)), 1)
     raw = stream.read(entry.file_size)
-    _check_depth(place, raw)
+    _check_listing(place, raw)
     return raw
 
 
-def _check_depth(place: str, raw: bytes) -> None:
+def _check_listing(place: str, raw: bytes) -> None:
+    """Refuse a pickle that would kill the process or take all its memory before it is refused."""
+    if _BYTEARRAY.search(raw):
+        raise CheckpointError(
+            f"{place}: holds a bytearray, which may claim any amount of memory; save the state "
+            "dict alone, best as safetensors"
+        )
     if nests_too_deep(raw):
         raise CheckpointError(
-            f"{place}: its list of tensors nests tuples more than {DEEPEST} deep; it is no "
-            "checkpoint"
+            f"{place}: its list of tensors nests tuples more than {DEEPEST} deep, so it is no "
+            "checkpoint; download or copy it again"
         )
 
 
@@ -199,14 +231,16 @@ def _explained(place: str, source: Path | io.BytesIO) -> Iterator[None]:
         what = refused(names) if names else f"is {_damaged(error)}"
         raise CheckpointError(f"{place}: {what}") from None
     except OSError as error:
-        raise CheckpointError(f"{place}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{place}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
     except Exception as error:  # of many kinds for a damaged file
         raise CheckpointError(f"{place}: is {_damaged(error)}") from None
 
 
 def _damaged(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    why = text.splitlines()[0].partition(". ")[0]
+    why = _INTERNAL.sub("", text.splitlines()[0]).partition(". ")[0]
     return f"damaged, or no PyTorch file ({shortened(why)}); download or copy it again"
 
 

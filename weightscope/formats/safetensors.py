@@ -2,16 +2,17 @@
 
 The header is parsed here rather than by the library so that a broken file is explained in one
 sentence, nothing is mapped into memory (a file that shrinks cannot kill the process), and torch is
-not needed to look inside a checkpoint. The rules are those of the reference implementation; two
-are stricter: a tensor name may appear only once, and names must be valid Unicode.
+not needed to look inside a checkpoint. The rules are those of the reference implementation, but
+stricter: a name may appear only once in an object, names and metadata must be valid Unicode, a
+tensor has at most 64 dimensions, and a header of more than a mebibyte is not made of brackets.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from weightscope.checkpoint import Fill
 from weightscope.errors import CheckpointError
+from weightscope.json_text import TooManyListsError, parsed
 from weightscope.tensor import DTYPES, TensorRef
 from weightscope.text import shortened
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_HEADER = 100_000_000
+MOST_DIMENSIONS = 64
+"""As many as PyTorch and NumPy can handle."""
 _READ_AT_ONCE = 64 << 20
 
 _DISGUISES = (
@@ -67,12 +71,14 @@ def read_header(path: Path) -> Header:
         CheckpointError: Not a safetensors file, or one whose header lies.
     """
     with _opened(path) as descriptor:
-        size = os.fstat(descriptor).st_size
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise CheckpointError(f"{path}: is not a file; download or copy it again")
 
         def read(start: int, count: int) -> bytes:
             return _pread(path, descriptor, start, count)
 
-        return parse_header(str(path), size, read)
+        return parse_header(str(path), facts.st_size, read)
 
 
 def parse_header(file: str, size: int, read: Callable[[int, int], bytes]) -> Header:
@@ -182,7 +188,9 @@ def _opened(path: Path) -> Iterator[int]:
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it; check the file's mode") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path}: cannot be opened ({error.strerror}); check the disk, or copy it again"
+        ) from None
     try:
         yield descriptor
     finally:
@@ -200,7 +208,8 @@ def _fill(path: Path, descriptor: int, view: memoryview, start: int, ref: Tensor
             count = os.preadv(descriptor, [piece], start + done)
         except OSError as error:
             raise CheckpointError(
-                f"{path}: reading tensor {shortened(ref.name)} failed ({error.strerror})"
+                f"{path}: reading tensor {shortened(ref.name)} failed ({error.strerror}); check "
+                "the disk, or copy it again"
             ) from None
         if not count:
             raise CheckpointError(_shrunk(path, ref))
@@ -218,7 +227,9 @@ def _pread(path: Path, descriptor: int, start: int, count: int) -> bytes:
     try:
         return os.pread(descriptor, count, start)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the disk, or copy it again"
+        ) from None
 
 
 def _header_bytes(file: str, size: int, read: Callable[[int, int], bytes]) -> bytes:
@@ -232,7 +243,9 @@ def _header_bytes(file: str, size: int, read: Callable[[int, int], bytes]) -> by
     if length > MAX_HEADER:
         _refuse(file, f"its header claims {length} bytes, more than {MAX_HEADER}")
     if 8 + length > size:
-        _refuse(file, f"its header claims {length} bytes but the file has {size}; it is truncated")
+        _refuse(file, f"it is truncated: its header claims {length} bytes but the file has {size}")
+    if start[8:9] != b"{" or not length:
+        _refuse(file, "its header is not a JSON object")
     raw = read(8, length)
     if len(raw) != length:
         _refuse(file, "its header could not be read whole")
@@ -247,7 +260,9 @@ def _check_disguise(file: str, start: bytes) -> None:
 
 
 def _refuse(file: str, why: str) -> NoReturn:
-    raise CheckpointError(f"{file}: not a valid safetensors file: {why}")
+    raise CheckpointError(
+        f"{file}: not a valid safetensors file: {why}; download it again, or save the model again"
+    )
 
 
 def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
@@ -267,24 +282,20 @@ def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
             raise ValueError(text)
         return int(text)
 
-    if not raw.startswith(b"{"):
-        _refuse(file, "its header is not a JSON object")
     try:
-        entries = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_constant=no_constant,
-            parse_int=integer,
+        entries = parsed(
+            raw, object_pairs_hook=unique, parse_constant=no_constant, parse_int=integer
         )
+    except TooManyListsError:
+        _refuse(file, "its header has too many lists for the tensors that it could hold")
     except UnicodeDecodeError:
         _refuse(file, "its header is not UTF-8")
     except RecursionError:
         _refuse(file, "its header is nested too deeply")
     except ValueError:
         _refuse(file, "its header is not valid JSON")
-    if not isinstance(entries, dict):
-        _refuse(file, "its header is not a JSON object")
-    return entries
+    found: dict[str, Any] = entries  # it begins with a brace
+    return found
 
 
 def _metadata(file: str, metadata: Any) -> dict[str, str]:
@@ -330,6 +341,8 @@ def _tensor(file: str, name: str, entry: Any, base: int) -> TensorRef:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         _refuse(file, f"tensor {label} has the unknown dtype {shortened(dtype)}")
+    if isinstance(shape, list) and len(shape) > MOST_DIMENSIONS:
+        _refuse(file, f"tensor {label} has {len(shape)} dimensions, more than {MOST_DIMENSIONS}")
     if not isinstance(shape, list) or not all(_is_count(n) for n in shape) or not _fits(shape):
         _refuse(file, f"tensor {label} has the impossible shape {shortened(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
@@ -356,8 +369,7 @@ def _check_offsets(file: str, refs: list[TensorRef], base: int, size: int) -> No
     if position > size:
         _refuse(
             file,
-            f"it ends after {size} bytes but its tensors need {position}; it is truncated, "
-            "download or copy it again",
+            f"it is truncated: it ends after {size} bytes but its tensors need {position}",
         )
     if position < size:
         _refuse(file, f"{size - position} bytes at its end belong to no tensor")

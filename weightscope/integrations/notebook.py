@@ -9,7 +9,7 @@ from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 from weightscope.outcome import Failure
 from weightscope.pictures import Picture
-from weightscope.present import BAND_STYLES, grouped_table, summary_blocks
+from weightscope.present.run import BAND_STYLES, grouped_table, summary_blocks
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.run import Run
 from weightscope.sinks import folder, notebook

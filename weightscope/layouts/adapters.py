@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
-from typing import Any
+from typing import Any, NoReturn
 
 from weightscope.errors import CheckpointError
 from weightscope.layouts.roles import role_of
@@ -114,9 +114,10 @@ def alphas_in(tensors: Sequence[TensorRef]) -> list[TensorRef]:
     for ref in found:
         if ref.size != 1 or DTYPES[ref.dtype].kind not in {"float", "integer"}:
             shape = list(ref.shape)
-            raise CheckpointError(
-                f"{ref.file}: {shortened(ref.name)} is to be the alpha of an adapter, but it has "
-                f"the shape {shape} and the dtype {ref.dtype}"
+            _refuse(
+                ref.file,
+                f"{shortened(ref.name)} is to be the alpha of an adapter, but it has the shape "
+                f"{shape} and the dtype {ref.dtype}",
             )
     return found
 
@@ -160,6 +161,10 @@ def place(
         if config and ref.name.endswith(".base_layer.weight"):
             refused.append((ref, "it is the adapter file's copy of a weight of the base model"))
     return Placed((*rest, *placed), products, tuple(refused))
+
+
+def _refuse(file: str, why: str) -> NoReturn:
+    raise CheckpointError(f"{file}: {why}; save the adapter again, or correct its config")
 
 
 def _factor(ref: TensorRef) -> re.Match[str] | None:
@@ -219,13 +224,12 @@ def _check_partners(piece: _Pieces) -> None:
     for have, lacks in (("A", "B"), ("B", "A")):
         if have in piece.refs and lacks not in piece.refs:
             stored = shortened(piece.refs[have].name)
-            raise CheckpointError(
-                f"{piece.file}: {stored} has no partner: the factor {lacks} of its update is "
-                "missing; save the adapter again"
+            _refuse(
+                piece.file, f"{stored} has no partner: the factor {lacks} of its update is missing"
             )
     if "A" not in piece.refs:
         stored = shortened(next(iter(piece.refs.values())).name)
-        raise CheckpointError(f"{piece.file}: {stored} belongs to an update without factors")
+        _refuse(piece.file, f"{stored} belongs to an update without factors")
 
 
 _COMPOUNDS = re.compile(
@@ -254,17 +258,18 @@ def _product(
     """The update, its shape as the weight is stored, and why it cannot be analysed or nothing."""
     A, B = group.refs["A"], group.refs["B"]
     if len(A.shape) < 2 or len(A.shape) != len(B.shape) or prod(B.shape[2:]) != 1:
-        raise CheckpointError(
-            f"{group.file}: {shortened(B.name)} has the shape {list(B.shape)}, which does not "
-            f"belong to {list(A.shape)} of its partner {shortened(A.name)}"
+        _refuse(
+            group.file,
+            f"{shortened(B.name)} has the shape {list(B.shape)}, which does not belong to "
+            f"{list(A.shape)} of its partner {shortened(A.name)}",
         )
     if not A.shape[0]:
-        raise CheckpointError(f"{group.file}: {shortened(A.name)} has rank 0, so it is no factor")
+        _refuse(group.file, f"{shortened(A.name)} has rank 0, so it is no factor")
     if A.shape[0] != B.shape[1]:
-        raise CheckpointError(
-            f"{group.file}: {shortened(A.name)} has rank {A.shape[0]}, but its partner "
-            f"{shortened(B.name)} has {B.shape[1]}; the shapes are {list(A.shape)} and "
-            f"{list(B.shape)}"
+        _refuse(
+            group.file,
+            f"{shortened(A.name)} has rank {A.shape[0]}, but its partner {shortened(B.name)} has "
+            f"{B.shape[1]} (shapes {list(A.shape)} and {list(B.shape)})",
         )
     key = parameter or group.path
     rank, experts = _rank(group, key, config)
@@ -294,10 +299,8 @@ def _rank(group: _Pieces, key: str, config: Mapping[str, Any]) -> tuple[int, int
             return stored, 1
         if stored % rank == 0 and config.get("target_parameters"):
             return rank, stored // rank
-    raise CheckpointError(
-        f"{group.file}: {shortened(group.refs['A'].name)} has rank {stored}, but "
-        f"adapter_config.json says {shortened(str(rank))}"
-    )
+    name = shortened(group.refs["A"].name)
+    _refuse(group.file, f"{name} has rank {stored}, but its config says {shortened(str(rank))}")
 
 
 def _scale(
@@ -316,7 +319,7 @@ def _scale(
         return 1.0
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not number or abs(alpha) > 1e300 or not isfinite(alpha):
-        raise CheckpointError(f"{group.file}: {what} {shortened(str(alpha))}, no finite number")
+        _refuse(group.file, f"{what} {shortened(str(alpha))}, no finite number")
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
@@ -326,16 +329,17 @@ def _pattern_value(
     """The value of the first pattern that matches the module, as PEFT matches them."""
     patterns = config.get(field_name) or {}
     if not isinstance(patterns, Mapping):
-        raise CheckpointError(f"{group.file}: {field_name} of adapter_config.json is no dictionary")
+        _refuse(group.file, f"{field_name} of adapter_config.json is no dictionary")
     for pattern, value in patterns.items():
         try:
             if len(key) < 500 and re.match(rf"(.*\.)?({_simple(pattern)})$", key):
                 return value if isinstance(value, int | float) else float("nan")
         except (re.error, OverflowError):
-            raise CheckpointError(
-                f"{group.file}: {field_name} of adapter_config.json holds {shortened(pattern)}, "
-                "which is no regular expression that can be matched safely"
-            ) from None
+            _refuse(
+                group.file,
+                f"{field_name} of adapter_config.json holds {shortened(pattern)}, which is no "
+                "regular expression that can be matched safely",
+            )
     return None
 
 

@@ -18,6 +18,7 @@ from weightscope.layouts.roles import LONGEST
 from weightscope.matrix import Part
 from weightscope.text import shortened
 
+_MOST_EXPERTS = 10_000
 _UNFIT = "the sizes that the configuration gives do not add up to its shape"
 _AMBIGUOUS = "it has a shape that two layouts of this family fit"
 
@@ -155,7 +156,7 @@ def _stacked(stack: Stack, shape: tuple[int, int], values: Mapping[str, Any]) ->
         count = size_of(stack.count, values)
     except UnknownFactError as unknown:
         return Division(rule=rule, reason=f"the configuration does not say {unknown}")
-    if not count or not shape[0] or shape[0] % count:
+    if not count or not shape[0] or shape[0] % count or count > _MOST_EXPERTS:
         return Division(rule=rule, reason=_UNFIT)
     length = shape[0] // count
     parts = tuple(Part(str(e), "", 0, 1, e * length, length) for e in range(count))

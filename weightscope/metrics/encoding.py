@@ -16,9 +16,10 @@ COLUMNS = (
         formula="from the names, shapes and dtypes of its stored tensors and from "
         "quantization_config",
         range="scheme-type[-group][-details], such as gptq-int4-g128, fp8-e4m3-128x128, "
-        "bitsandbytes-nf4-b64",
+        "bitsandbytes-nf4-b64, gguf-q4-k",
         reading="All figures of the row are those of the decoded weight. Its sv_floor is what "
-        "rounding to the codes can add to a singular value; scales are taken as exact.",
+        "rounding to the codes can add to a singular value; scales are taken as exact. "
+        "Of GGUF's types it is estimated from the range of every block.",
         caution="At four bits and below tail metrics partly measure the quantiser: int4 moves the "
         "median singular value by several per cent. Compare models of one encoding only.",
         noise="as for any other matrix",

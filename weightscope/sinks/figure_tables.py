@@ -32,6 +32,8 @@ from weightscope.ticks import linear_ticks, log_ticks
 
 MOST_LABELLED = 26
 """Blocks up to which every cell says its number."""
+MOST_LINES, MOST_PANELS = 400, 60
+"""A page of more modules than this is squeezed, or holds the first of them."""
 _COLUMNS = 4
 _LETTER = 0.066
 """Inches that a letter of a label takes."""
@@ -48,13 +50,18 @@ def _label(text: str, length: int = 34) -> str:
     return shown if len(shown) <= length else "…" + shown[1 - length :]
 
 
+def _tall(count: int) -> float:
+    """Inches of so many lines, within what a picture can hold."""
+    return 0.27 * min(count, MOST_LINES)
+
+
 def heat_map(drawing: Figure, chart: HeatMap) -> None:
     """Modules down, blocks across; what has no value is left grey."""
     labels = [_label(label) for label in chart.grid.labels]
     left = 0.25 + _LETTER * max(map(len, labels))
     across, down = len(chart.grid.blocks), len(labels)
     cell = min(0.46, max(0.12, 9.0 / across))
-    size = (left + max(1.6, cell * across) + 0.75, HEADING + max(0.9, 0.27 * down) + 0.5)
+    size = (left + max(1.6, cell * across) + 0.75, HEADING + max(0.9, _tall(down)) + 0.5)
     ((axes,),) = page(drawing, size, (left, 0.75, 0.5), {})
     points = np.array(
         [[np.nan if v is None else on_scale(v, chart.scale) for v in line] for line in chart.values]
@@ -69,7 +76,8 @@ def heat_map(drawing: Figure, chart: HeatMap) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
-    axes.set_yticks(np.arange(down) + 0.5, labels)
+    step = -(-down // MOST_LINES)
+    axes.set_yticks(np.arange(down)[::step] + 0.5, labels[::step])
     blocks = ["—" if block is None else str(block) for block in chart.grid.blocks]
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if across <= 32 * step)
     shown = [i for i in range(across) if i % step == 0 or chart.grid.blocks[i] is None]
@@ -124,7 +132,7 @@ def distribution(drawing: Figure, chart: Distribution) -> None:
     labels = [f"{_label(group.label)} ({len(group.values)})" for group in chart.groups]
     left = 0.3 + _LETTER * max(map(len, labels), default=1)
     count = max(1, len(chart.groups))
-    size = (left + 4.2, HEADING + 0.26 * count + 0.62)
+    size = (left + 4.2, HEADING + _tall(count) + 0.62)
     ((axes,),) = page(drawing, size, (left, 0.2, 0.52), {})
     axes.grid(axis="y", visible=False)
     ends: list[float] = []
@@ -143,14 +151,15 @@ def distribution(drawing: Figure, chart: Distribution) -> None:
         ends += points
     value_axis(axes, "x", chart.scale, padded(min(ends, default=0), max(ends, default=1)))
     axes.set_ylim(count - 0.4, -0.6)
-    axes.set_yticks(range(len(labels)), labels)
+    step = -(-count // MOST_LINES)
+    axes.set_yticks(range(len(labels))[::step], labels[::step])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(chart.column.name)
 
 
 def panels(drawing: Figure, chart: Panels) -> None:
     """Small multiples on common axes, a panel per module."""
-    count = max(1, len(chart.panels))
+    count = max(1, min(len(chart.panels), MOST_PANELS))
     cols = min(_COLUMNS, count)
     rows = -(-count // cols)
     legend = 0.3
@@ -176,7 +185,10 @@ def panels(drawing: Figure, chart: Panels) -> None:
     entries = {label: handle for place in places for handle, label in _entries(place)}
     length = sum(len(label) + 7 for label in entries)
     ncols = len(entries) if length * _LETTER < size[0] else 3
-    drawing.legend([*entries.values()], [*entries], loc="lower center", ncols=max(1, ncols))
+    title = f"{count} of {len(chart.panels)} modules" if len(chart.panels) > count else None
+    drawing.legend(
+        [*entries.values()], [*entries], loc="lower center", ncols=max(1, ncols), title=title
+    )
 
 
 def _entries(axes: Axes) -> Iterator[tuple[Artist, str]]:

@@ -89,4 +89,6 @@ def _address_of(model: str | Path) -> HubAddress | None:
         return hub_address(text) if is_address(text) or not path.exists() else None
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{shortened(str(model))}: cannot be a path ({why})") from None
+        raise CheckpointError(
+            f"{shortened(str(model))}: cannot be a path ({why}); name a file, a folder or a hub id"
+        ) from None

@@ -164,7 +164,10 @@ def why_none(names: Iterable[str]) -> str:
     names = list(names)
     state = [name for name in names if is_training_state(name)]
     if state:
-        return f"holds no weights, only the state of a training ({state[0]!r})"
+        return (
+            f"holds no weights, only the state of a training ({state[0]!r}); name the folder of "
+            "the model"
+        )
     foreign = [name for name in names if name.endswith(_FOREIGN)]
     if foreign:
         return (
@@ -172,4 +175,4 @@ def why_none(names: Iterable[str]) -> str:
             "safetensors first"
         )
     known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-    return f"holds no weights (no file of {known})"
+    return f"holds no weights (no file of {known}); name the folder or the file that does"

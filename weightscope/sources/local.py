@@ -56,7 +56,9 @@ def open_local(path: Path) -> Checkpoint:
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it; check the mode") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk, or copy it again"
+        ) from None
 
 
 def _open_file(path: Path) -> Checkpoint:

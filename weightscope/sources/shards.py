@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from weightscope.checkpoint import Checkpoint, SourceFile
 from weightscope.errors import CheckpointError
 from weightscope.formats.safetensors import Header
+from weightscope.json_text import TooManyListsError, parsed
 from weightscope.tensor import TensorRef
 from weightscope.text import shortened
 
@@ -67,7 +67,7 @@ def assemble(
         metadata |= header.metadata
         sources.append(SourceFile(shard.name, header.size, header.sha256, shard.modified_ns))
     if not tensors:
-        raise CheckpointError(f"{name}: holds no tensors")
+        raise CheckpointError(f"{name}: holds no tensors; download or copy it again")
     return Checkpoint(
         name, tuple(tensors), tuple(sources), config, notes=tuple(notes), metadata=metadata
     )
@@ -81,14 +81,16 @@ def index_names(index: Path) -> list[str]:
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no weight_map; it is not a safetensors index")
+        raise CheckpointError(
+            f"{index}: has no weight_map, so it is no index; download or copy it again"
+        )
     names = set()
     for name in weight_map.values():
         plain = isinstance(name, str) and name == Path(name).name and not set(name) & {"\\", "\0"}
         if not plain or name in {"", "..", "."}:
             raise CheckpointError(
                 f"{index}: points to {shortened(name)}, which is not a plain file name in its "
-                "own folder"
+                "own folder; do not trust this model, or correct the index"
             )
         names.add(name)
     return sorted(names)
@@ -156,18 +158,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Not a file, too large, or no JSON object.
     """
+    why = ""
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is not a file")
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(
-                f"{path}: larger than {MAX_JSON >> 20} MiB, not a config or index"
-            )
-        parsed = json.loads(path.read_bytes())
+            why = "is not a file"
+        elif path.stat().st_size > MAX_JSON:
+            why = f"is larger than {MAX_JSON >> 20} MiB, so it is no config and no index"
+        else:
+            found = parsed(path.read_bytes())
+            if isinstance(found, dict):
+                return found
+            why = "is not a JSON object"
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        why = f"cannot be read ({error.strerror})"
+    except TooManyListsError:
+        why = "has too many lists for a config or an index"
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: is not valid JSON") from None
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path}: is not a JSON object")
-    return parsed
+        why = "is not valid JSON"
+    raise CheckpointError(f"{path}: {why}; download or copy it again")

@@ -8,7 +8,7 @@ from typing import Any
 from weightscope.comparing import Wide
 from weightscope.comparison import AGGREGATED, Comparison
 from weightscope.evaluate import Row
-from weightscope.present import sorted_rows
+from weightscope.present.run import sorted_rows
 from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.text import short
 

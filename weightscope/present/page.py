@@ -15,8 +15,8 @@ from weightscope.charts import Grid, Panels
 from weightscope.columns import IDENTITY
 from weightscope.evaluate import columns_of
 from weightscope.page import Drawn, Figures, Page
-from weightscope.present import summary_blocks
-from weightscope.present_provenance import provenance_lines
+from weightscope.present.provenance import provenance_lines
+from weightscope.present.run import summary_blocks
 from weightscope.run import Run
 from weightscope.settings import FAMILIES
 from weightscope.text import count_of, short

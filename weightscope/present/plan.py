@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weightscope.outcome import Value
-from weightscope.present_provenance import provenance_lines
+from weightscope.present.provenance import provenance_lines
 from weightscope.proposal import Proposal
 from weightscope.report import Cell, Paragraph, Report, Table
 from weightscope.run import Run

@@ -11,9 +11,9 @@ from weightscope.charting import Cells, column_named, esds, grid_of, over_steps
 from weightscope.columns import IDENTITY, Column
 from weightscope.esd import Esd
 from weightscope.page import Drawn, Figures, Page
-from weightscope.present_page import MOST_OVERLAID, caption, spread
-from weightscope.present_provenance import provenance_of_all
-from weightscope.present_trajectory import trajectory_summary
+from weightscope.present.page import MOST_OVERLAID, caption, spread
+from weightscope.present.provenance import provenance_of_all
+from weightscope.present.trajectory import trajectory_summary
 from weightscope.report import Block, Paragraph
 from weightscope.text import count_of
 from weightscope.trajectory import Trajectory, summarise

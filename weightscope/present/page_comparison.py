@@ -14,9 +14,9 @@ from weightscope.esd import Esd
 from weightscope.glossary import COMPARED
 from weightscope.outcome import Value
 from weightscope.page import Drawn, Figures, Page
-from weightscope.present_comparison import comparison_summary
-from weightscope.present_page import MOST_OVERLAID, caption, depth_panels, spread
-from weightscope.present_provenance import provenance_of_all
+from weightscope.present.comparison import comparison_summary
+from weightscope.present.page import MOST_OVERLAID, caption, depth_panels, spread
+from weightscope.present.provenance import provenance_of_all
 from weightscope.report import Paragraph
 from weightscope.text import count_of
 

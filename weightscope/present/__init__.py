@@ -1,0 +1,1 @@
+"""What is shown of each thing: figures, order and words, as data; one file per thing."""
