@@ -87,8 +87,8 @@ def candidates(run: Run) -> tuple[list[Candidate], dict[str, str]]:
             )
         )
     if not found:
-        why = [f"{name} stays whole: {reason}" for name, reason in kept.items()]
-        raise PlanError(f"{run.name}: nothing to factorise; {(*why, 'the run is empty')[0]}")
+        told = [f"{name} stays whole: {reason}" for name, reason in kept.items()]
+        raise PlanError(f"{run.name}: nothing to factorise; {(*told, 'the run is empty')[0]}")
     return found, kept
 
 
