@@ -230,6 +230,7 @@ def test_a_run_against_a_base_records_it_and_resumes_as_itself(tmp_path: Path) -
     same = rows["model.layers.1.mlp.up_proj.weight"]
     assert (same["status"], same["reason"]) == ("zero", "It equals the base.")
     assert run.provenance["base"]["files"][0]["name"] == "base.safetensors"
+    assert run.label == "model minus base"
     name = "model.layers.0.mlp.up_proj.weight"
     wanted = svdvals(model[name].double() - base[name].double())
     assert rows[name]["spectral_norm"] == pytest.approx(wanted[0], rel=1e-11)

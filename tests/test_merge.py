@@ -418,6 +418,15 @@ def test_machines_devices_and_copies_may_differ(model: Path, tmp_path: Path) -> 
     assert len(run.rows) == 10 and not remarks
 
 
+def test_copies_have_the_same_contents(model: Path, tmp_path: Path) -> None:
+    """Parts of two steps of a training have equal headers and sizes."""
+    first, second = parts_of(model, 2, tmp_path)
+    other = changed(second, tmp_path / "other", source__files__0__sample_sha256="0" * 64)
+    with pytest.raises(IncomparableRunsError, match=r"files\[0\]\.sample_sha256 is '0000"):
+        merge([first, other], Merging(tmp_path / "joined", copies=True))
+    assert not (tmp_path / "joined").exists()
+
+
 def test_what_is_no_part_or_twice_or_in_the_way_is_refused(model: Path, tmp_path: Path) -> None:
     first, second = parts_of(model, 2, tmp_path)
     whole = whole_of(model, tmp_path)

@@ -129,3 +129,21 @@ def test_what_is_asked_for_is_computed_whatever_the_families() -> None:
     row = weightscope.analyze(tensors, device="cpu", **asked).rows[0]
     assert None not in {row[key] for key in ("alpha_lo", "alpha_p", "traps", "quant_error_8")}
     assert row["rank"] is None
+
+
+def test_noise_is_not_recommended_and_only_fitted_matrices_are_compressed() -> None:
+    """Twenty matrices outside any block, of noise, beside one layer that has structure."""
+    noise = {f"head.{x}.weight": gaussian(96, 96, seed=i) for i, x in enumerate("abcdefgh")}
+    low_rank = gaussian(96, 4, seed=50) @ gaussian(4, 96, seed=51)
+    model = noise | {
+        "layers.0.mlp.up_proj.weight": gaussian(96, 96, seed=60) * 0.02 + low_rank,
+        "layers.0.mlp.down_proj.weight": gaussian(96, 96, seed=61),
+    }
+    tensors = {name: torch.from_numpy(w) for name, w in model.items()}
+    run = weightscope.analyze(tensors, welore_target=0.75)
+    assert sum(row["welore_class"] == "LRC" for row in run.rows) > 2  # by their rank alone
+    assert {row["reading"] for row in run.rows if row["name"] in noise} == {"random-like"}
+    topics = {entry["topic"]: entry for entry in run.summary["worth_a_look"]}
+    assert topics["compress first"]["names"] == ["layers.0.mlp.up_proj.weight"]
+    assert topics["compress first"]["count"] == 1
+    assert topics["fine-tune first"]["names"] == ["layers.0.mlp.up_proj.weight"]

@@ -379,6 +379,39 @@ def test_a_missing_table_or_broken_spectra_are_refused(model: Path, tmp_path: Pa
         load_run(out)
 
 
+def test_a_shortened_table_and_missing_spectra_are_no_smaller_model(
+    model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(model, out)
+    (out / "spectra.safetensors").unlink()
+    with pytest.raises(RunFolderError, match=r"spectra\.safetensors: cannot be read"):
+        load_run(out).spectra()
+    table = (out / "table.jsonl").read_bytes().splitlines(keepends=True)
+    for kept in (table[:4], [*table, table[0]], []):
+        (out / "table.jsonl").write_bytes(b"".join(kept))
+        with pytest.raises(RunFolderError, match=f"has {len(kept)} rows of 10"):
+            load_run(out)
+
+
+def test_other_weights_of_the_same_shapes_name_and_time_are_another_run(
+    model: Path, tmp_path: Path
+) -> None:
+    """A step of training leaves header and size alone, and some tools set all times to one."""
+    os.utime(model, ns=(0, 0))
+    first = run(model)
+    other = write_file(
+        tmp_path / "elsewhere" / "toy.safetensors",
+        {name: tensor + 1e-3 for name, tensor in many_matrices(10, 24, 20).items()},
+    )
+    assert other.stat().st_size == model.stat().st_size
+    os.utime(other, ns=(0, 0))
+    second = run(other)
+    assert not second.reused and second.folder != first.folder
+    assert [row["alpha"] for row in first.rows] != [row["alpha"] for row in second.rows]
+    assert run(model).reused and run(other).reused
+
+
 @pytest.mark.parametrize("place", ["file/run", "/proc/run"])
 def test_a_place_that_cannot_be_written_is_refused(
     model: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,16 @@ def test_a_folder_without_an_index(tmp_path: Path) -> None:
     assert holds_all_of(open_model(folder), model)
 
 
+def test_some_of_the_shards_that_their_names_count_are_no_model(tmp_path: Path) -> None:
+    folder = write_sharded(tmp_path / "toy", small_model(), index=False)
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    (folder / names[1]).unlink()
+    says = rf"toy: 1 of {len(names)} shards are missing, first '{names[1]}'.*name one file"
+    with pytest.raises(CheckpointError, match=says):
+        open_model(folder)
+    assert len(open_model(folder / names[0]).files) == 1
+
+
 def test_the_index_file_itself(tmp_path: Path) -> None:
     model = small_model()
     folder = write_sharded(tmp_path / "toy", model)

@@ -89,12 +89,14 @@ class SourceFile:
         size: Bytes.
         header_sha256: Hash of its header.
         modified_ns: Modification time of a local file; 0 where the revision identifies it.
+        sample_sha256: Hash of some of a local file's bytes; empty where the revision identifies it.
     """
 
     name: str
     size: int
     header_sha256: str
     modified_ns: int = 0
+    sample_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from weightscope.errors import OutputError
 from weightscope.text import printable
 
 STDOUT = "-"
+_WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".distcp"})
 
 
 def check_target(target: str, force: bool) -> None:
     """Make sure, before any work, that an output can be written.
 
     Raises:
-        OutputError: It exists and ``force`` is not set, or its folder does not exist.
+        OutputError: It exists and ``force`` is not set, it holds weights or is part of a run, or
+            its folder does not exist.
     """
     path = Path(target)
     if target == STDOUT:
@@ -33,6 +35,10 @@ def check_target(target: str, force: bool) -> None:
         raise OutputError(
             f"{target}: exists already; choose another name, or --force to replace it"
         )
+    if path.exists() and path.suffix in _WEIGHTS:
+        raise OutputError(f"{target}: holds weights by its name, which no output replaces")
+    if path.exists() and (path.parent / "run.json").is_file():
+        raise OutputError(f"{target}: is part of a run folder; choose another place")
     if not path.parent.is_dir():
         raise OutputError(f"{target}: its folder does not exist")
     if not os.access(path.parent, os.W_OK):

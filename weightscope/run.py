@@ -68,8 +68,10 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Name of the model, and which part of it."""
-        return f"{self.name}, {self.share.label}" if self.share else self.name
+        """Name of the model, what was taken from it, and which part of it."""
+        base, merged = self.provenance.get("base"), self.provenance["settings"].get("merged")
+        name = f"{self.name} minus {base['model']}" if base and not merged else self.name
+        return f"{name}, {self.share.label}" if self.share else name
 
     def spectra(self) -> Mapping[str, Spectrum]:
         """Full spectrum of every matrix that has one, by name."""

@@ -120,6 +120,11 @@ def load_run(folder: Path) -> Run:
     columns = {column.name for column in all_columns()}
     if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
         raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
+    if len(rows) != record["summary"]["matrices"]:
+        raise RunFolderError(
+            f"{folder / TABLE}: has {len(rows)} rows of {record['summary']['matrices']}; analyze "
+            "the model again"
+        )
     summary = record.pop("summary")
     record.pop("finished")
     details = {str(row["name"]): row.pop("details") for row in rows if "details" in row}
@@ -145,9 +150,8 @@ def _load_spectra(folder: Path) -> dict[str, Spectrum]:
         for record in _complete_lines(folder / ROWS)
         if record["spectrum"]
     }
-    path = folder / SPECTRA
-    values = load_arrays(path) if path.exists() else {}
-    if not facts.keys() >= values.keys():
+    values = load_arrays(folder / SPECTRA)
+    if facts.keys() != values.keys():
         raise RunFolderError(f"{folder / ROWS}: is broken; analyze the model again")
     return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
 

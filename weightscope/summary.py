@@ -150,7 +150,7 @@ def worth_a_look(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "alpha above 6, what HTSR would call under-trained",
             _ranked(_reading(inside, "weak"), "alpha", reverse=True),
         ),
-        ("compress first", "lowest WeLore rank ratio among the LRC matrices", _low_rank(inside)),
+        ("compress first", "lowest WeLore rank ratio among the LRC matrices", _low_rank(rows)),
         (
             "fine-tune first",
             "lowest condition number (KappaTune's choice; square matrices have large ones)",
@@ -193,11 +193,17 @@ def _dead(rows: Iterable[Row]) -> list[Row]:
 
 
 def _tunable(rows: Iterable[Row]) -> list[Row]:
-    """Full weight matrices, not the vectors and routers whose shape alone gives them low ones."""
+    """Full weight matrices, not the vectors and routers whose shape alone gives them low ones.
+
+    Nor those that look untrained: what their training would do is not known from them.
+    """
     return [
         row
         for row in rows
-        if row["status"] == "ok" and int(row["M"] or 0) >= 32 and row["role"] != "router"
+        if row["status"] == "ok"
+        and int(row["M"] or 0) >= 32
+        and row["role"] != "router"
+        and row["reading"] != "random-like"
     ]
 
 
@@ -206,6 +212,14 @@ def _ranked(rows: Iterable[Row], column: str, reverse: bool) -> list[Row]:
     return sorted(found, key=lambda row: float(row[column] or 0), reverse=reverse)
 
 
-def _low_rank(rows: Iterable[Row]) -> list[Row]:
-    low = [row for row in rows if row["welore_class"] == "LRC"]
+def _low_rank(rows: Sequence[Row]) -> list[Row]:
+    """Low-rank matrices among those that WeLore was fitted on; noise is no low rank."""
+    fitted = set(in_welore_fit(rows))
+    low = [
+        row
+        for row in rows
+        if row["name"] in fitted
+        and row["welore_class"] == "LRC"
+        and row["reading"] != "random-like"
+    ]
     return sorted(low, key=lambda row: float(row["welore_rank_ratio"] or 0))

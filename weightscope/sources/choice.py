@@ -25,6 +25,7 @@ INDEX_SUFFIXES: dict[Format, tuple[str, ...]] = {
 }
 _USUAL = ("pytorch_model", "model", "diffusion_pytorch_model", "consolidated")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}|(?<=consolidated)\.\d\d$")
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _TRAINING_STATE = re.compile(
     r"(optim|optimizer|scheduler|scaler|sampler|rng_state|random_states|training_args"
     r"|trainer_state|(bf16_|fp16_)?zero_pp_rank)(?![a-z]).*|.*optim_states\.pt"
@@ -78,9 +79,27 @@ def choose(place: str, names: Iterable[str]) -> Choice | None:
         if not (index or found) or (form == "distributed" and ".metadata" not in names):
             continue
         kept = [] if index else _one_model(place, form, found)
+        _check_complete(place, kept)
         others = [name for more in weights.values() for name in more if name not in kept]
         return Choice(form, index, tuple(kept), tuple(sorted(others)))
     return None
+
+
+def _check_complete(place: str, names: Sequence[str]) -> None:
+    """Refuse some of the shards that their own names count.
+
+    Raises:
+        CheckpointError: Naming the first that is missing.
+    """
+    numbered = [found for name in names if (found := _NUMBERED.fullmatch(name))]
+    for stem, total, suffix in dict.fromkeys(found.group(1, 3, 4) for found in numbered):
+        wanted = (f"{stem}-{i:05d}-of-{total}{suffix}" for i in range(1, int(total) + 1))
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise CheckpointError(
+                f"{place}: {len(missing)} of {int(total)} shards are missing, first "
+                f"{missing[0]!r}; download the rest of the model, or name one file to read it alone"
+            )
 
 
 def weights_of(form: Format, names: Iterable[str]) -> list[str]:

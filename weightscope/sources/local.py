@@ -22,6 +22,7 @@ from weightscope.sources.choice import (
     why_none,
 )
 from weightscope.sources.parts import joined, pipeline
+from weightscope.sources.sample import sampled_sha256
 from weightscope.sources.shards import (
     Shard,
     assemble,
@@ -199,7 +200,24 @@ def read_files(
     Raises:
         CheckpointError: One of them cannot be read.
     """
-    config, config_notes = read_config(config_file or folder / "config.json")
+    found = _read_files(name, folder, form, files, (notes, config_file or folder / "config.json"))
+    place = {path.name: path for path in files}
+    sources = tuple(
+        replace(source, sample_sha256=sampled_sha256(place.get(source.name, folder / source.name)))
+        for source in found.files
+    )
+    return replace(found, files=sources)
+
+
+def _read_files(
+    name: str,
+    folder: Path,
+    form: Format,
+    files: Sequence[Path],
+    beside: tuple[Sequence[str], Path],
+) -> Checkpoint:
+    notes, config_file = beside
+    config, config_notes = read_config(config_file)
     notes = [*notes, *config_notes]
     if form == "safetensors":
         shards = [Shard(str(f), f.name, read_header(f), f.stat().st_mtime_ns) for f in files]

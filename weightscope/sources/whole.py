@@ -96,6 +96,6 @@ def _read(
         config = config_file(snapshot.folder, model.inside)
         read = read_files("", files[0].parent, model.format, files, model.notes, config)
         # the commit tells one version from another, not the time of a download
-        sources = tuple(replace(file, modified_ns=0) for file in read.files)
+        sources = tuple(replace(file, modified_ns=0, sample_sha256="") for file in read.files)
         found.append(replace(read, files=sources))
     return found
