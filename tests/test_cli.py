@@ -688,6 +688,7 @@ USAGE_ERRORS: list[tuple[tuple[str, ...], str]] = [
     (("report",), "RUN"),
     (("report", "RUN", "--sort", "beauty"), "beauty"),
     (("explain", "alfa"), "alpha"),
+    (("explain", "randm-like"), "random-like"),
     (("inspect", "MODEL", "--conv", "fft"), "'fft'"),
 ]
 
@@ -723,6 +724,8 @@ def test_help_states_the_exit_codes_and_examples() -> None:
         assert verb in text
         assert done.returncode == 0 and "Examples" in done.stdout
         assert f"weightscope {verb}" in done.stdout
+        assert "[ray]" in done.stdout or verb != "analyze"  # which is no markup
+        assert not re.search(r"--debug +<bool>", done.stdout)
 
 
 def test_version() -> None:
@@ -794,6 +797,19 @@ def test_explain_knows_every_column() -> None:
     everything = run_weightscope("explain", env=environment(COLUMNS="200")).stdout
     for column in COLUMNS:
         assert re.search(rf"\b{column}\b", everything), column
+
+
+def test_explain_knows_every_word_of_the_remarks(tmp_path: Path) -> None:
+    words = {
+        "unresolved": "reading: no exponent", "random-like": "reading: neither the spectrum",
+        "very-heavy-tailed": "alpha below 2", "heavy-tailed": "alpha from 2 to 6",
+        "weakly-heavy-tailed": "alpha above 6", "dead": "all weights are zero",
+        "LRC": "welore_class: low-rank", "N-LRC": "welore_class: no low-rank",
+        "very-heavy": "alpha_band: alpha below 2", "heavy": "alpha_band: alpha from 2 to 6",
+        "weak": "alpha_band: alpha above 6", "giant entries": "trap_cause: the largest entry",
+    }  # fmt: skip
+    for word, done in zip(words, run_each([("explain", w) for w in words], tmp_path), strict=True):
+        assert done.returncode == 0 and words[word] in " ".join(done.stdout.split()), word
 
 
 METRICS = (

@@ -22,7 +22,7 @@ import weightscope
 from weightscope import gallery
 from weightscope.charts import HeatMap, Panels
 from weightscope.comparing import Comparing, compare_many
-from weightscope.errors import OptionError
+from weightscope.errors import OptionError, WeightscopeError
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 from weightscope.outcome import Failure
@@ -116,7 +116,7 @@ def tick_positions(root: ET.Element, axis: str, panel: int = 1) -> dict[str, flo
 
 
 def named(run: Run, name: str, kind: str) -> Picture:
-    picture = gallery.matrix_picture(run, gallery.row_named(run, name), kind)
+    picture = gallery.matrix_picture(run, run.row(name), kind)
     assert isinstance(picture, Picture)
     return picture
 
@@ -260,7 +260,7 @@ def test_the_search_is_drawn_with_its_choice(minilm_run: Run) -> None:
     chart = picture.chart
     assert isinstance(chart, KsCurve) and chart.second is not None
     root = svg_of(picture)
-    row = gallery.row_named(minilm_run, name)
+    row = minilm_run.row(name)
     places = tick_positions(root, "x", 2)
     across = affine(np.array([*places.values()]), np.log10([float(x) for x in places]))
     for panel, gid, values, cell in (
@@ -412,10 +412,25 @@ def test_runs_of_odd_matrices_draw_what_there_is(zoo_run: Run) -> None:
     assert not [picture for picture in drawn if picture.kind == "depth"]  # it has no blocks
     with pytest.raises(OptionError, match="inside a block"):
         gallery.column_picture(zoo_run, "alpha", "depth")
-    row = gallery.row_named(zoo_run, "zero")
+    row = zoo_run.row("zero")
     assert isinstance(gallery.matrix_picture(zoo_run, row, "esd"), Failure)
     with pytest.raises(OptionError):
-        gallery.row_named(zoo_run, "nothing of the kind")
+        zoo_run.row("nothing of the kind")
+
+
+def test_spectra_go_by_short_names_too(zoo_run: Run) -> None:
+    expected = zoo_run.spectra()["gaussian_q1.weight"]
+    for name in ("gaussian_q1.weight", "gaussian_q1", "ssian_q1"):
+        assert zoo_run.spectrum(name) is expected
+    for name, said in {
+        "gausian_q1": "'gausian_q1' is no matrix of this run; did you mean gaussian_q1.weight",
+        "gaussian": r"'gaussian' fits \d+ matrices: .*, \.\.\.$",
+        "one_nan": "one_nan.weight: has no spectrum: .*NaN",
+    }.items():
+        with pytest.raises(KeyError) as caught:
+            zoo_run.spectrum(name)
+        assert isinstance(caught.value, WeightscopeError)
+        assert re.match(said, str(caught.value)), str(caught.value)
 
 
 def test_comparisons_and_trainings_are_drawn_too(tmp_path: Path) -> None:
@@ -453,7 +468,7 @@ def test_more_modules_than_a_page_holds_are_squeezed_or_left_out(
 ) -> None:
     monkeypatch.setattr(figure_tables, "MOST_LINES", 20)
     monkeypatch.setattr(figure_tables, "MOST_PANELS", 6)
-    row = gallery.row_named(run, NO_ONE)
+    row = run.row(NO_ONE)
     rows = tuple(
         {**row, "name": f"m{i}.0.w", "module": f"m{i}.#.w", "alpha": 2.0 + i % 7} for i in range(45)
     )

@@ -195,11 +195,11 @@ def esd(run: Run, name: str) -> Esd | None:
     """The spectral density of one matrix of a run; None where it is zero or a single point.
 
     Raises:
-        KeyError: No such matrix, or it has no spectrum.
+        UnknownMatrixError: No such matrix, or it has no spectrum; also a KeyError.
     """
-    spectrum = run.spectrum(name)
-    row = next(row for row in run.rows if row["name"] == name)
-    return esd_of(spectrum, row, run.details.get(name, {}).get("shuffled"))
+    row = run.row(name)
+    shuffled = run.details.get(str(row["name"]), {}).get("shuffled")
+    return esd_of(run.spectrum(name), row, shuffled)
 
 
 def esds(run: Run, names: Collection[str] | None = None) -> dict[str, Esd]:

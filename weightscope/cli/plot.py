@@ -89,7 +89,7 @@ def plot(
         if kind.value in gallery.KINDS:
             picture = gallery.column_picture(found, name, kind.value)
         else:
-            row = gallery.row_named(found, name)
+            row = found.row(name)
             drawn = gallery.matrix_picture(found, row, kind.value)
             if isinstance(drawn, Failure):
                 raise OptionError(f"{row['name']}: cannot be drawn: {drawn}")
