@@ -183,7 +183,7 @@ def test_drawn_again_elsewhere_without_torch_and_in_whatever_style(
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
         "from weightscope.cli.main import main\n"
-        "options = ['--format', 'csv', '--svg', 'svg', '--png', 'png', '--excel', 'a.xlsx']\n"
+        "options = ['-q', '--format', 'csv', '--svg', 'svg', '--png', 'png', '--excel', 'a.xlsx']\n"
         f"sys.argv = ['weightscope', 'report', {str(folder / 'run')!r}, *options]\n"
         "main()"
     )
@@ -332,7 +332,7 @@ def test_plot_writes_one_file_of_any_format(folder: Path, run: Run, tmp_path: Pa
     for name, start in (("a.png", b"\x89PNG"), ("a.pdf", b"%PDF")):
         target = tmp_path / name
         done = run_weightscope("plot", folder / "run", "0.mlp.up_proj", "--out", target)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"Wrote {target}\n")
         data = target.read_bytes()
         assert data.startswith(start) and b"weightscope analyze" in data
         assert data == rendered(named(run, NO_ONE, "esd"), name[2:], [run.provenance])

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from weightscope.cli import options as o
-from weightscope.cli.explained import explained
+from weightscope.cli.explained import explained, say
 
 
 class Kind(StrEnum):
@@ -96,6 +96,7 @@ def plot(
             picture = drawn
         if out is not None:
             write_binary(out, folder.rendered(picture, format, [found.provenance]))
+            say(f"Wrote {out}")
         else:
             from weightscope.sinks import terminal_chart
 
