@@ -20,7 +20,7 @@ from matplotlib.colors import Normalize, to_hex
 
 import weightscope
 from weightscope import gallery
-from weightscope.charts import HeatMap, Panels
+from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.comparing import Comparing, compare_many
 from weightscope.errors import OptionError, WeightscopeError
 from weightscope.esd import Esd
@@ -284,6 +284,44 @@ def test_the_search_is_drawn_with_its_choice(minilm_run: Run) -> None:
             (place,) = markers(group(root, mark, panel))
             expected = [across[0] * x + across[1], down[0] * y + down[1]]
             assert place == pytest.approx(expected, abs=5e-3)
+
+
+PAGE_CSS = (Path(weightscope.__file__).parent / "sinks" / "page" / "page.css").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gid", "law"),
+    [("Marchenko-Pastur", "bulk"), ("shuffled", "shuffled"), ("power-law", "tail"),
+     ("xmin", "xmin"), ("erg-cut", "erg")],
+)  # fmt: skip
+def test_laws_look_as_they_do_on_the_page(run: Run, gid: str, law: str) -> None:
+    rule = re.search(rf"^\.{law} {{ stroke: var\(--(\w+)\);(.*) }}", PAGE_CSS, re.MULTILINE)
+    assert rule
+    colour = re.search(rf"--{rule[1]}: light-dark\((#\w+),", PAGE_CSS)
+    dashes = re.search(r"stroke-dasharray: (\d) (\d)", rule[2])
+    picture = named(run, NO_ONE, "esd")
+    assert isinstance(picture.chart, Esd) and picture.chart.xmin
+    everything = replace(picture.chart, erg_cut=picture.chart.xmin - 0.1)
+    style = str(group(svg_of(replace(picture, chart=everything)), gid)[0].get("style"))
+    assert colour and f"stroke: {colour[1]}" in style
+    drawn = re.search(r"stroke-dasharray: ([\d.]+),([\d.]+)", style)
+    assert bool(drawn) == bool(dashes)
+    if drawn and dashes:
+        expected = int(dashes[1]) / int(dashes[2])
+        assert float(drawn[1]) / float(drawn[2]) == pytest.approx(expected, rel=1e-2)
+
+
+def test_a_distribution_of_alpha_marks_the_thresholds(minilm_run: Run) -> None:
+    picture = gallery.column_picture(minilm_run, "alpha", "distribution")
+    chart = picture.chart
+    assert isinstance(chart, Distribution) and chart.scale == "linear"
+    root = svg_of(picture)
+    drawn = [markers(group(root, f"group-{k}"))[:, 0] for k in range(len(chart.groups))]
+    values = [value for each in chart.groups for value in each.values]
+    slope, offset = affine(np.concatenate(drawn), np.array(values))
+    for threshold in (2, 6):
+        line = path_points(group(root, f"mark-{threshold}"))
+        assert line[:, 0] == pytest.approx(slope * threshold + offset, abs=2e-3)
 
 
 def test_cells_of_a_heat_map_have_the_colours_of_their_values(run: Run) -> None:

@@ -134,7 +134,8 @@ def distribution(rows: Sequence[Cells], column: Column, grid: Grid | None = None
         if found:
             names, values = zip(*found, strict=True)
             groups.append(Group(module, label, names, values, _quartiles(values)))
-    return Distribution(column, tuple(groups), scale_of(v for g in groups for v in g.values))
+    scale = scale_of(v for g in groups for v in g.values)
+    return Distribution(column, tuple(groups), scale, MARKS.get(column.name, ()))
 
 
 def over_depth(series: Mapping[str, Sequence[Cells]], column: Column) -> Panels:
