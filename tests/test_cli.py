@@ -753,7 +753,7 @@ def test_help_states_the_exit_codes_and_examples() -> None:
         assert done.returncode == 0 and "Examples" in done.stdout
         assert f"weightscope {verb}" in done.stdout
         assert "[ray]" in done.stdout or verb != "analyze"  # which is no markup
-        assert not re.search(r"--debug +<bool>", done.stdout)
+        assert "<bool>" not in done.stdout  # a flag takes nothing
 
 
 def test_version() -> None:
