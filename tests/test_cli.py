@@ -130,7 +130,7 @@ class Analysed:
 
     def report(self, *options: str) -> str:
         """Standard output of ``weightscope report`` on the run."""
-        done = run_weightscope("report", self.run, *options)
+        done = run_weightscope("report", self.run, "--quiet", *options)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return done.stdout
@@ -351,6 +351,33 @@ def test_a_byte_order_mark_on_request(analysed: Analysed, tmp_path: Path) -> Non
     done = run_weightscope("report", analysed.run, "--bom", "--csv", tmp_path / "x.csv")
     assert done.stdout == "\ufeff" + analysed.stdout
     assert (tmp_path / "x.csv").read_bytes() == b"\xef\xbb\xbf" + analysed.stdout.encode()
+
+
+def test_what_was_written_is_said(analysed: Analysed, tmp_path: Path) -> None:
+    options = ("--csv", "a.csv", "--json", "-", "--html", "a.html", "--png", "png")
+    done = run_weightscope("report", analysed.run, *options, cwd=tmp_path)
+    count = len(list((tmp_path / "png").glob("*.png")))
+    wrote = f"Wrote a.csv\nWrote {count} pictures into png\nWrote a.html\n"
+    assert (done.returncode, done.stderr) == (0, wrote) and count > 1
+    again = run_weightscope("report", analysed.run, *options, "--force", "-q", cwd=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, done.stdout, "")
+
+
+def test_a_target_in_per_cent_is_a_ratio(analysed: Analysed, tmp_path: Path) -> None:
+    options = ("--metrics", "norms", "--no-save", "--format", "json")
+    for text in ("50%", "0.5"):
+        done = run_weightscope(
+            "analyze", analysed.work / "toy.safetensors", *options, "--welore-target", text,
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert json.loads(done.stdout)["provenance"]["settings"]["welore_target"] == 0.5
+
+
+def test_an_interruption_while_it_loads_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
+    done = run_weightscope("--help", env=environment(PYTHONPATH=path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
 
 
 def test_two_families_quietly_without_a_run_folder(analysed: Analysed, tmp_path: Path) -> None:
@@ -674,6 +701,7 @@ USAGE_ERRORS: list[tuple[tuple[str, ...], str]] = [
     (("analyze", "MODEL", "--conv", "fft"), "'fft'"),
     (("analyze", "MODEL", "--welore-target", "1"), "--welore-target"),
     (("analyze", "MODEL", "--welore-target", "nan"), "--welore-target"),
+    (("analyze", "MODEL", "--welore-target", "120%"), "--welore-target 1.2"),
     (("analyze", "MODEL", "--eval-floor", "abs:"), "--eval-floor"),
     (("analyze", "MODEL", "--eval-floor", "rel:-1"), "--eval-floor"),
     (("analyze", "MODEL", "--device", "cuda:99"), "--device cuda:99"),
@@ -688,6 +716,7 @@ USAGE_ERRORS: list[tuple[tuple[str, ...], str]] = [
     (("report",), "RUN"),
     (("report", "RUN", "--sort", "beauty"), "beauty"),
     (("explain", "alfa"), "alpha"),
+    (("explain", "randm-like"), "random-like"),
     (("inspect", "MODEL", "--conv", "fft"), "'fft'"),
 ]
 
@@ -723,6 +752,8 @@ def test_help_states_the_exit_codes_and_examples() -> None:
         assert verb in text
         assert done.returncode == 0 and "Examples" in done.stdout
         assert f"weightscope {verb}" in done.stdout
+        assert "[ray]" in done.stdout or verb != "analyze"  # which is no markup
+        assert "<bool>" not in done.stdout  # a flag takes nothing
 
 
 def test_version() -> None:
@@ -794,6 +825,19 @@ def test_explain_knows_every_column() -> None:
     everything = run_weightscope("explain", env=environment(COLUMNS="200")).stdout
     for column in COLUMNS:
         assert re.search(rf"\b{column}\b", everything), column
+
+
+def test_explain_knows_every_word_of_the_remarks(tmp_path: Path) -> None:
+    words = {
+        "unresolved": "reading: no exponent", "random-like": "reading: neither the spectrum",
+        "very-heavy-tailed": "alpha below 2", "heavy-tailed": "alpha from 2 to 6",
+        "weakly-heavy-tailed": "alpha above 6", "dead": "all weights are zero",
+        "LRC": "welore_class: low-rank", "N-LRC": "welore_class: no low-rank",
+        "very-heavy": "alpha_band: alpha below 2", "heavy": "alpha_band: alpha from 2 to 6",
+        "weak": "alpha_band: alpha above 6", "giant entries": "trap_cause: the largest entry",
+    }  # fmt: skip
+    for word, done in zip(words, run_each([("explain", w) for w in words], tmp_path), strict=True):
+        assert done.returncode == 0 and words[word] in " ".join(done.stdout.split()), word
 
 
 METRICS = (

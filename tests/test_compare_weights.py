@@ -21,6 +21,8 @@ from weightscope.difference import COLUMNS, Difference, delta_rank, difference_c
 from weightscope.evaluate import Row
 from weightscope.outcome import Failure
 from weightscope.power_law import fit_power_law
+from weightscope.present.comparison import comparison_report
+from weightscope.report import Table
 from weightscope.settings import Settings
 from weightscope.tensor import DTYPES
 
@@ -693,6 +695,9 @@ def test_training_is_read_as_a_full_rank_update(first: int, second: int) -> None
     before, after = example_weights(first), example_weights(second)
     assert found.names == (a.name, b.name) and found.weights
     assert found.summary["change"] == {"common": len(found.rows)}
+    table = comparison_report(found, None, None).blocks[0]
+    assert isinstance(table, Table) and table.headers[:2] == ("name", "reading")
+    assert {line[1].text for line in table.rows} == {"full-rank-update"}
     assert {row["name"] for row in found.rows} == matrices(before)
     for row in found.rows:
         name = str(row["name"])

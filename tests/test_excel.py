@@ -141,6 +141,7 @@ def test_the_glossary_says_what_each_column_means(folder: Path) -> None:
         assert entry["meaning"] == column.meaning
         assert (entry["caution"] or "") == column.caution
         assert (entry["source"] or "") == column.source
+        assert entry["unit"] == (None if column.kind == "text" else column.unit)
         assert entry["filled"] == sum(row[column.name] is not None for row in run.rows)
     assert found["alpha_ks"]["family"] == "alpha"
 

@@ -431,6 +431,8 @@ def test_what_is_no_part_or_twice_or_in_the_way_is_refused(model: Path, tmp_path
     first, second = parts_of(model, 2, tmp_path)
     whole = whole_of(model, tmp_path)
     again = shutil.copytree(second, tmp_path / "again")
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("mine")
     out = tmp_path / "joined"
     refusals: list[tuple[Sequence[Path], Path, str]] = [
         ([first, second, again], out, "part 2 of 2 is there twice: .*part-2.* and .*again"),
@@ -438,6 +440,7 @@ def test_what_is_no_part_or_twice_or_in_the_way_is_refused(model: Path, tmp_path
         ([whole], out, "holds a whole run, not a part"),
         ([first, tmp_path], out, "not a run folder"),
         ([first, second], whole, "exists already; .*--out.*--force"),
+        ([first, second], foreign, "exists already; .*--out$"),
         ([first, second], first, "is one of the parts"),
         ([], out, "needs the folders"),
     ]

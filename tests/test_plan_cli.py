@@ -24,6 +24,7 @@ REFUSED = {
     ("--for", "lr", "--modules", "3"): (2, "--modules: means nothing for --for lr, which takes"),
     ("--for", "peft", "--target", "50%"): (2, "--target: means nothing for --for peft"),
     ("--for", "peft", "--top", "some"): (2, "--top 'some': give a share, such as 25%"),
+    ("--for", "peft", "--top", "0.25"): (2, "--top 0.25: is 0.25 per cent; did you mean 25%?"),
     ("--for", "peft", "--budget", "lots"): (2, "--budget 'lots'"),
     ("--for", "peft", "--budget", "3"): (2, "--budget 3: the first choice"),
     ("--for", "peft", "--rank", "0"): (2, "--rank '0'"),

@@ -20,9 +20,9 @@ from matplotlib.colors import Normalize, to_hex
 
 import weightscope
 from weightscope import gallery
-from weightscope.charts import HeatMap, Panels
+from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.comparing import Comparing, compare_many
-from weightscope.errors import OptionError
+from weightscope.errors import OptionError, WeightscopeError
 from weightscope.esd import Esd
 from weightscope.ks_curve import KsCurve
 from weightscope.outcome import Failure
@@ -116,7 +116,7 @@ def tick_positions(root: ET.Element, axis: str, panel: int = 1) -> dict[str, flo
 
 
 def named(run: Run, name: str, kind: str) -> Picture:
-    picture = gallery.matrix_picture(run, gallery.row_named(run, name), kind)
+    picture = gallery.matrix_picture(run, run.row(name), kind)
     assert isinstance(picture, Picture)
     return picture
 
@@ -183,7 +183,7 @@ def test_drawn_again_elsewhere_without_torch_and_in_whatever_style(
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
         "from weightscope.cli.main import main\n"
-        "options = ['--format', 'csv', '--svg', 'svg', '--png', 'png', '--excel', 'a.xlsx']\n"
+        "options = ['-q', '--format', 'csv', '--svg', 'svg', '--png', 'png', '--excel', 'a.xlsx']\n"
         f"sys.argv = ['weightscope', 'report', {str(folder / 'run')!r}, *options]\n"
         "main()"
     )
@@ -260,7 +260,7 @@ def test_the_search_is_drawn_with_its_choice(minilm_run: Run) -> None:
     chart = picture.chart
     assert isinstance(chart, KsCurve) and chart.second is not None
     root = svg_of(picture)
-    row = gallery.row_named(minilm_run, name)
+    row = minilm_run.row(name)
     places = tick_positions(root, "x", 2)
     across = affine(np.array([*places.values()]), np.log10([float(x) for x in places]))
     for panel, gid, values, cell in (
@@ -284,6 +284,44 @@ def test_the_search_is_drawn_with_its_choice(minilm_run: Run) -> None:
             (place,) = markers(group(root, mark, panel))
             expected = [across[0] * x + across[1], down[0] * y + down[1]]
             assert place == pytest.approx(expected, abs=5e-3)
+
+
+PAGE_CSS = (Path(weightscope.__file__).parent / "sinks" / "page" / "page.css").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gid", "law"),
+    [("Marchenko-Pastur", "bulk"), ("shuffled", "shuffled"), ("power-law", "tail"),
+     ("xmin", "xmin"), ("erg-cut", "erg")],
+)  # fmt: skip
+def test_laws_look_as_they_do_on_the_page(run: Run, gid: str, law: str) -> None:
+    rule = re.search(rf"^\.{law} {{ stroke: var\(--(\w+)\);(.*) }}", PAGE_CSS, re.MULTILINE)
+    assert rule
+    colour = re.search(rf"--{rule[1]}: light-dark\((#\w+),", PAGE_CSS)
+    dashes = re.search(r"stroke-dasharray: (\d) (\d)", rule[2])
+    picture = named(run, NO_ONE, "esd")
+    assert isinstance(picture.chart, Esd) and picture.chart.xmin
+    everything = replace(picture.chart, erg_cut=picture.chart.xmin - 0.1)
+    style = str(group(svg_of(replace(picture, chart=everything)), gid)[0].get("style"))
+    assert colour and f"stroke: {colour[1]}" in style
+    drawn = re.search(r"stroke-dasharray: ([\d.]+),([\d.]+)", style)
+    assert bool(drawn) == bool(dashes)
+    if drawn and dashes:
+        expected = int(dashes[1]) / int(dashes[2])
+        assert float(drawn[1]) / float(drawn[2]) == pytest.approx(expected, rel=1e-2)
+
+
+def test_a_distribution_of_alpha_marks_the_thresholds(minilm_run: Run) -> None:
+    picture = gallery.column_picture(minilm_run, "alpha", "distribution")
+    chart = picture.chart
+    assert isinstance(chart, Distribution) and chart.scale == "linear"
+    root = svg_of(picture)
+    drawn = [markers(group(root, f"group-{k}"))[:, 0] for k in range(len(chart.groups))]
+    values = [value for each in chart.groups for value in each.values]
+    slope, offset = affine(np.concatenate(drawn), np.array(values))
+    for threshold in (2, 6):
+        line = path_points(group(root, f"mark-{threshold}"))
+        assert line[:, 0] == pytest.approx(slope * threshold + offset, abs=2e-3)
 
 
 def test_cells_of_a_heat_map_have_the_colours_of_their_values(run: Run) -> None:
@@ -332,7 +370,7 @@ def test_plot_writes_one_file_of_any_format(folder: Path, run: Run, tmp_path: Pa
     for name, start in (("a.png", b"\x89PNG"), ("a.pdf", b"%PDF")):
         target = tmp_path / name
         done = run_weightscope("plot", folder / "run", "0.mlp.up_proj", "--out", target)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"Wrote {target}\n")
         data = target.read_bytes()
         assert data.startswith(start) and b"weightscope analyze" in data
         assert data == rendered(named(run, NO_ONE, "esd"), name[2:], [run.provenance])
@@ -412,10 +450,25 @@ def test_runs_of_odd_matrices_draw_what_there_is(zoo_run: Run) -> None:
     assert not [picture for picture in drawn if picture.kind == "depth"]  # it has no blocks
     with pytest.raises(OptionError, match="inside a block"):
         gallery.column_picture(zoo_run, "alpha", "depth")
-    row = gallery.row_named(zoo_run, "zero")
+    row = zoo_run.row("zero")
     assert isinstance(gallery.matrix_picture(zoo_run, row, "esd"), Failure)
     with pytest.raises(OptionError):
-        gallery.row_named(zoo_run, "nothing of the kind")
+        zoo_run.row("nothing of the kind")
+
+
+def test_spectra_go_by_short_names_too(zoo_run: Run) -> None:
+    expected = zoo_run.spectra()["gaussian_q1.weight"]
+    for name in ("gaussian_q1.weight", "gaussian_q1", "ssian_q1"):
+        assert zoo_run.spectrum(name) is expected
+    for name, said in {
+        "gausian_q1": "'gausian_q1' is no matrix of this run; did you mean gaussian_q1.weight",
+        "gaussian": r"'gaussian' fits \d+ matrices: .*, \.\.\.$",
+        "one_nan": "one_nan.weight: has no spectrum: .*NaN",
+    }.items():
+        with pytest.raises(KeyError) as caught:
+            zoo_run.spectrum(name)
+        assert isinstance(caught.value, WeightscopeError)
+        assert re.match(said, str(caught.value)), str(caught.value)
 
 
 def test_comparisons_and_trainings_are_drawn_too(tmp_path: Path) -> None:
@@ -453,7 +506,7 @@ def test_more_modules_than_a_page_holds_are_squeezed_or_left_out(
 ) -> None:
     monkeypatch.setattr(figure_tables, "MOST_LINES", 20)
     monkeypatch.setattr(figure_tables, "MOST_PANELS", 6)
-    row = gallery.row_named(run, NO_ONE)
+    row = run.row(NO_ONE)
     rows = tuple(
         {**row, "name": f"m{i}.0.w", "module": f"m{i}.#.w", "alpha": 2.0 + i % 7} for i in range(45)
     )

@@ -266,6 +266,20 @@ def test_an_explicit_folder_of_another_run_needs_force(model: Path, tmp_path: Pa
     assert not replaced.reused and load_run(out).provenance["settings"]["xmin"] == "mid"
 
 
+def test_force_is_offered_only_where_it_would_replace(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path / "mixed")
+    (tmp_path / "mixed" / "notes.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    other = replace(QUICK, xmin="mid")
+    for name in ("mixed", "folder", "file"):
+        with pytest.raises(RunFolderError, match=r"exists already.*--out$"):
+            run(model, tmp_path / name, other)
+        with pytest.raises(RunFolderError):
+            run(model, tmp_path / name, other, force=True)
+
+
 def test_resuming_another_model_names_what_differs(model: Path, tmp_path: Path) -> None:
     interrupted(model, tmp_path / "run", 2)
     other = write_file(tmp_path / "other.safetensors", many_matrices(11, 24, 20))

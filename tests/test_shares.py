@@ -52,6 +52,13 @@ def test_what_is_no_share_is_refused(text: str) -> None:
         parse_share(text)
 
 
+def test_a_share_of_no_parts_says_what_to_give() -> None:
+    with pytest.raises(OptionError, match=r"1/0: a model has at least one part; give .*3/8"):
+        parse_share("1/0")
+    with pytest.raises(OptionError, match="9/8: parts are counted from 1/8 to 8/8"):
+        parse_share("9/8")
+
+
 # --- what schedulers say ---------------------------------------------------------------------
 
 

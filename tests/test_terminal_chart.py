@@ -93,7 +93,7 @@ def shown(picture: Picture, width: int, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def drawn(run: Run, name: str, kind: str) -> Picture:
-    picture = gallery.matrix_picture(run, gallery.row_named(run, name), kind)
+    picture = gallery.matrix_picture(run, run.row(name), kind)
     assert isinstance(picture, Picture)
     return picture
 

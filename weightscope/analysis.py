@@ -34,6 +34,7 @@ from weightscope.spectrum import Spectrum
 from weightscope.storage import (
     RunWriter,
     clear_run,
+    is_replaceable,
     is_unborn,
     load_run,
     read_provenance,
@@ -337,7 +338,8 @@ def _explicit_folder(
             f"{out}: holds this run, interrupted; continue it with --resume, or replace it with "
             "--force"
         )
-    raise RunFolderError(f"{out}: exists already; choose another folder, or --force to replace it")
+    instead = ", or --force to replace it" if is_replaceable(out) else ""
+    raise RunFolderError(f"{out}: exists already; choose another folder with --out{instead}")
 
 
 def _state(folder: Path, provenance: Mapping[str, Any]) -> str:

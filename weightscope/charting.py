@@ -134,7 +134,8 @@ def distribution(rows: Sequence[Cells], column: Column, grid: Grid | None = None
         if found:
             names, values = zip(*found, strict=True)
             groups.append(Group(module, label, names, values, _quartiles(values)))
-    return Distribution(column, tuple(groups), scale_of(v for g in groups for v in g.values))
+    scale = scale_of(v for g in groups for v in g.values)
+    return Distribution(column, tuple(groups), scale, MARKS.get(column.name, ()))
 
 
 def over_depth(series: Mapping[str, Sequence[Cells]], column: Column) -> Panels:
@@ -195,11 +196,11 @@ def esd(run: Run, name: str) -> Esd | None:
     """The spectral density of one matrix of a run; None where it is zero or a single point.
 
     Raises:
-        KeyError: No such matrix, or it has no spectrum.
+        UnknownMatrixError: No such matrix, or it has no spectrum; also a KeyError.
     """
-    spectrum = run.spectrum(name)
-    row = next(row for row in run.rows if row["name"] == name)
-    return esd_of(spectrum, row, run.details.get(name, {}).get("shuffled"))
+    row = run.row(name)
+    shuffled = run.details.get(str(row["name"]), {}).get("shuffled")
+    return esd_of(run.spectrum(name), row, shuffled)
 
 
 def esds(run: Run, names: Collection[str] | None = None) -> dict[str, Esd]:

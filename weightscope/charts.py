@@ -74,11 +74,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Distribution:
-    """One column, module by module; modules without a value are left out."""
+    """One column, module by module; modules without a value are left out.
+
+    Attributes:
+        column: What is shown.
+        groups: The modules.
+        scale: Of its values.
+        marks: Values that deserve a line, and what they stand for.
+    """
 
     column: Column
     groups: tuple[Group, ...]
     scale: Scale
+    marks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)

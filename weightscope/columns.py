@@ -38,6 +38,14 @@ class Column:
     source: str = ""
     published: str = ""
 
+    @property
+    def words(self) -> dict[str, str]:
+        """The words that its cells hold and what each means; of a column of text."""
+        if self.kind != "text":
+            return {}
+        lines = [line.partition(": ") for line in self.reading.split("\n")]
+        return {word: meaning for word, _, meaning in lines if meaning}
+
 
 STATUSES = {
     "ok": "every figure that the matrix has is there",

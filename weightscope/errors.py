@@ -23,6 +23,12 @@ class OptionError(WeightscopeError):
     exit_code = 2
 
 
+class UnknownMatrixError(OptionError, KeyError):
+    """A name that no matrix of a run has, or several, or one without what is asked for."""
+
+    __str__ = Exception.__str__  # a KeyError shows the name alone, in quotes
+
+
 class ExecutorError(WeightscopeError):
     """The place where the work is done fails: a device, a node, a cluster."""
 

@@ -34,6 +34,12 @@ def code_report(code: str, sentence: str) -> Report:
     return Report(code, (Paragraph(sentence),))
 
 
+def word_report(word: str, column: Column) -> Report:
+    """A word that a column of text holds."""
+    told = Paragraph(f"weightscope explain {column.name} tells more.", "dim")
+    return Report(word, (Paragraph(f"{column.name}: {column.words[word]}."), told))
+
+
 def entries_report(columns: Sequence[Column], family: Sequence[Column] = ()) -> Report:
     """Everything that is known about some columns, and the names of the others beside them."""
     blocks = [block for column in columns for block in _entry(column)]

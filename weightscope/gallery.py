@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 from weightscope.charting import (
@@ -25,7 +24,7 @@ from weightscope.page import Page
 from weightscope.pictures import Overlay, Picture
 from weightscope.run import Run
 from weightscope.settings import parse_floor
-from weightscope.text import short
+from weightscope.text import did_you_mean, short
 
 CHARTED = (
     "alpha", "alpha_ks", "alpha_farms", "erg_gap", "condition_number", "welore_rank_ratio",
@@ -115,7 +114,7 @@ def _column_picture(run: Run, column: Column, kind: str) -> Picture:
 def _numeric(rows: Sequence[Row], name: str) -> Column:
     known = {column.name: column for column in all_columns() if column.kind != "text"}
     if name not in known:
-        raise OptionError(f"{name!r} is no numeric column{_near(name, list(known))}")
+        raise OptionError(f"{name!r} is no numeric column{did_you_mean(name, known)}")
     if all(figure(row, name) is None for row in rows):
         raise OptionError(f"{name}: is empty in this run, so there is nothing to draw")
     return column_named(name)
@@ -144,30 +143,6 @@ def matrix_picture(run: Run, row: Row, kind: str) -> Picture | Failure:
 def _esd_picture(row: Row, density: Esd) -> Picture:
     gap = "" if row["erg_gap"] is None else f" · ERG gap {short(row['erg_gap'])}"
     return Picture("esd", str(row["name"]), _facts(row) + gap, density)
-
-
-def row_named(run: Run, name: str) -> Row:
-    """The row of a matrix, by its name, its name without ``.weight``, or an end that only it has.
-
-    Raises:
-        OptionError: There is none, or several.
-    """
-    rows = {str(row["name"]): row for row in run.rows}
-    for wanted in (name, f"{name}.weight"):
-        if wanted in rows:
-            return rows[wanted]
-    ends = [found for found in rows if found.removesuffix(".weight").endswith(name)]
-    found = ends or [found for found in rows if name in found]
-    if len(found) == 1:
-        return rows[found[0]]
-    if found:
-        raise OptionError(f"{name!r} fits {len(found)} matrices: {', '.join(found[:3])}, ...")
-    raise OptionError(f"{name!r} is no matrix of this run{_near(name, list(rows))}")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 3)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _shape(row: Row) -> str:

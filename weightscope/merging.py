@@ -29,6 +29,7 @@ from weightscope.spectrum import Spectrum
 from weightscope.storage import (
     ROWS,
     clear_run,
+    is_replaceable,
     load_run,
     read_provenance,
     write_finished,
@@ -132,9 +133,8 @@ def _check_out(how: Merging, folders: Iterable[Path]) -> None:
     if any(out.exists() and folder.exists() and out.samefile(folder) for folder in folders):
         raise RunFolderError(f"{out}: is one of the parts; choose another folder with --out")
     if out.exists() and not how.force:
-        raise RunFolderError(
-            f"{out}: exists already; choose another folder with --out, or --force to replace it"
-        )
+        instead = ", or --force to replace it" if is_replaceable(out) else ""
+        raise RunFolderError(f"{out}: exists already; choose another folder with --out{instead}")
 
 
 def _part(folder: Path) -> PartRun:

@@ -174,12 +174,12 @@ def check_whole_folder(target: Path, force: bool, why_foreign: Callable[[Path], 
     Raises:
         OutputError: It exists and may not be replaced, or its parent is missing or read-only.
     """
+    if target.exists() and (why := why_foreign(target)):
+        raise OutputError(f"{target}: {why}, so it is not replaced; choose another name")
     if target.exists() and not force:
         raise OutputError(
             f"{target}: exists already; choose another name, or --force to replace it"
         )
-    if target.exists() and (why := why_foreign(target)):
-        raise OutputError(f"{target}: {why}, so it is not replaced; choose another name")
     parent = target.resolve().parent
     if not parent.is_dir():
         raise OutputError(f"{target}: its folder does not exist")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope import plugins
+from weightscope.errors import UnknownMatrixError
 from weightscope.evaluate import Row
 from weightscope.share import Share, parse_share
 from weightscope.spectrum import Spectrum
-from weightscope.text import count_of
+from weightscope.text import count_of, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,10 +81,40 @@ class Run:
     def spectrum(self, name: str) -> Spectrum:
         """Full spectrum of one matrix.
 
+        Args:
+            name: As ``row`` takes it.
+
         Raises:
-            KeyError: No such matrix, or it has no spectrum.
+            UnknownMatrixError: No such matrix, or it has no spectrum; also a KeyError.
         """
-        return self.load_spectra()[name]
+        row = self.row(name)
+        found = self.load_spectra().get(str(row["name"]))
+        if found is None:
+            why = row["reason"] or f"its status is {row['status']}"
+            raise UnknownMatrixError(f"{row['name']}: has no spectrum: {why}")
+        return found
+
+    def row(self, name: str) -> Row:
+        """The row of a matrix.
+
+        Args:
+            name: Its name, its name without ``.weight``, or an end that only it has.
+
+        Raises:
+            UnknownMatrixError: There is none, or several; also a KeyError.
+        """
+        rows = {str(row["name"]): row for row in self.rows}
+        for wanted in (name, f"{name}.weight"):
+            if wanted in rows:
+                return rows[wanted]
+        ends = [found for found in rows if found.removesuffix(".weight").endswith(name)]
+        found = ends or [found for found in rows if name in found]
+        if len(found) == 1:
+            return rows[found[0]]
+        if found:
+            listed = ", ".join(found[:3])
+            raise UnknownMatrixError(f"{name!r} fits {len(found)} matrices: {listed}, ...")
+        raise UnknownMatrixError(f"{name!r} is no matrix of this run{did_you_mean(name, rows)}")
 
     def to_dataframe(self) -> pd.DataFrame:
         """The rows as a tidy DataFrame: counts are nullable integers, undefined cells missing."""

@@ -37,8 +37,12 @@ class Share:
             raise OptionError(f"--shard {listed}/{self.count}: name parts once, in order")
         if not 1 <= self.indices[0] <= self.indices[-1] <= self.count:
             raise OptionError(
-                f"--shard {listed}/{self.count}: parts are counted from 1/{self.count} to "
-                f"{self.count}/{self.count}"
+                f"--shard {listed}/{self.count}: "
+                + (
+                    f"parts are counted from 1/{self.count} to {self.count}/{self.count}"
+                    if self.count
+                    else "a model has at least one part; give PART/PARTS, such as 3/8"
+                )
             )
 
     def __str__(self) -> str:

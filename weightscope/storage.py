@@ -355,6 +355,15 @@ def is_unborn(folder: Path) -> bool:
     )
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Whether ``clear_run`` would delete it: a run, of whatever state, and nothing else."""
+    return (is_unborn(folder) or is_run(folder)) and not _foreign(folder)
+
+
+def _foreign(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry))
+
+
 def clear_run(folder: Path) -> None:
     """Delete a run, and nothing that is not part of one.
 
@@ -363,7 +372,7 @@ def clear_run(folder: Path) -> None:
     """
     if not is_unborn(folder):
         read_record(folder)
-    foreign = sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry))
+    foreign = _foreign(folder)
     if foreign:
         raise RunFolderError(
             f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "

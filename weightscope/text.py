@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 from math import floor, log10
 from typing import Any
 
@@ -30,6 +32,12 @@ def shortened(value: object, length: int = 100) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]}...{text[-length // 3 :]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: those like it, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def count_of(count: int, one: str, many: str = "") -> str:

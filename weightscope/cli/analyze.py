@@ -31,7 +31,7 @@ def analyze(
     farms_embeddings: o.FarmsEmbeddingsOption = False,
     conv: o.ConvOption = "slices",
     fused: o.FusedOption = False,
-    welore_target: o.WeloreTargetOption = 0.5,
+    welore_target: o.WeloreTargetOption = "0.5",
     eval_floor: o.EvalFloorOption = "rank",
     sample: a.SampleOption = 0,
     max_time: a.MaxTimeOption = None,
@@ -99,7 +99,7 @@ def analyze(
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)
         output.check(names)
         gates = read_gates(fail_on, names)
         _check_saving(out, resume, no_save, force)
@@ -116,6 +116,7 @@ def analyze(
 
 def _settings(given: Mapping[str, Any]) -> Any:
     """Settings from options, each of which has the name of its field."""
+    from weightscope.cli.plan_numbers import parse_ratio
     from weightscope.settings import (
         FAMILIES,
         Settings,
@@ -130,6 +131,7 @@ def _settings(given: Mapping[str, Any]) -> Any:
         "exclude": tuple(given["exclude"] or ()),
         "metrics": _families(given["metrics"]) if given["metrics"] else FAMILIES,
         "eval_floor": parse_floor(given["eval_floor"]),
+        "welore_target": parse_ratio("--welore-target", given["welore_target"]),
         "shuffled": parse_replicas(given["shuffled"]),
         "quant_error": parse_bits(given["quant_error"]),
     }
@@ -155,6 +157,7 @@ def _check_saving(out: Path | None, resume: bool, no_save: bool, force: bool) ->
 def _check_compat(peer: str, context: typer.Context) -> None:
     """Refuse what was typed against a peer's conventions, even where it is the default."""
     from weightscope import compat
+    from weightscope.cli.plan_numbers import parse_ratio
     from weightscope.settings import Settings, parse_floor
 
     Settings(compat=peer)  # there is such a peer
@@ -165,6 +168,8 @@ def _check_compat(peer: str, context: typer.Context) -> None:
     }
     if "eval_floor" in typed:
         typed["eval_floor"] = parse_floor(str(typed["eval_floor"]))
+    if "welore_target" in typed:
+        typed["welore_target"] = parse_ratio("--welore-target", typed["welore_target"])
     compat.check(peer, typed)
 
 

@@ -49,7 +49,7 @@ ExecutorOption = Annotated[
     typer.Option(
         "--executor",
         metavar="local|ray",
-        help="The devices of this machine, or a Ray cluster (pip install 'weightscope[ray]').",
+        help="The devices of this machine, or a Ray cluster (pip install 'weightscope\\[ray]').",
         rich_help_panel=_PLACE,
     ),
 ]

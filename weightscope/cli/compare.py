@@ -67,7 +67,7 @@ def compare(
         settings = Settings(device=device, threads=threads)
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         how = Comparing(weights, prefixes, force, not no_save, settings, access)
-        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)
         (_two if len(runs) == 2 else _many)(runs, how, output, (by, fail_on), quiet)
 
 

@@ -88,7 +88,7 @@ def compress(
         check_whole_folder(out, force, why_not_ours)
         from weightscope.cli.emit import Emission, Output, emit
 
-        output = Output(format, csv, json, None, None, bom, force)
+        output = Output(format, csv, json, None, None, bom, force, quiet=quiet)
         output.check(())
         from weightscope import compress as act
         from weightscope.analysis import with_resources

@@ -21,6 +21,7 @@ from weightscope.report import Paragraph, Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
 from weightscope.storage import is_run
+from weightscope.text import count_of
 
 if TYPE_CHECKING:
     from weightscope.page import Page
@@ -43,6 +44,7 @@ class Output:
         png: Folder of PNG files.
         svg: Folder of SVG files.
         html: HTML file, ``-`` for standard output.
+        quiet: Say nothing of what was written.
     """
 
     format: Format | None = None
@@ -56,6 +58,7 @@ class Output:
     png: str | None = None
     svg: str | None = None
     html: str | None = None
+    quiet: bool = False
 
     @property
     def targets(self) -> dict[str, str]:
@@ -93,6 +96,11 @@ class Output:
         """Folders of pictures by the format of their files."""
         wanted = {"png": self.png, "svg": self.svg}
         return {format: target for format, target in wanted.items() if target is not None}
+
+    def wrote(self, target: str, what: str = "") -> None:
+        """Say on standard error what was written; the table on standard output is seen."""
+        if not self.quiet and target != STDOUT:
+            say(f"Wrote {what}{target}")
 
     def _check_installed(self) -> None:
         """The optional packages are there, before anything else is done."""
@@ -145,16 +153,20 @@ def emit(emission: Emission, output: Output) -> None:
         write_output(output.csv, text, output.bom)
         if output.csv != STDOUT:
             write_output(output.csv + ".run.json", json.dumps(emission.facts))
+        output.wrote(output.csv)
     if output.json is not None:
         write_output(output.json, _json(emission))
+        output.wrote(output.json)
     if output.excel is not None:
         _write_excel(emission, output.excel)
+        output.wrote(output.excel)
     if output.folders:
         _draw(emission, output)
     if output.html is not None and emission.page is not None:
         from weightscope.sinks import html
 
         write_output(output.html, html.render(emission.page()))
+        output.wrote(output.html)
     if STDOUT not in output.targets.values():
         _emit_to_stdout(emission, output)
 
@@ -174,7 +186,8 @@ def _draw(emission: Emission, output: Output) -> None:
     pictures = tuple(_pictures(emission))
     for format, target in output.folders.items():
         _keep_runs(target)
-        folder.write(pictures, target, format, facts, output.force)
+        count = folder.write(pictures, target, format, facts, output.force)
+        output.wrote(target, f"{count_of(count, 'picture')} into ")
 
 
 def _keep_runs(target: str) -> None:

@@ -94,7 +94,7 @@ def farms(
         from weightscope.settings import Settings
         from weightscope.sources import open_model
 
-        output = Output(format, csv, json, None, top, bom, force)
+        output = Output(format, csv, json, None, top, bom, force, quiet=quiet)
         output.check(())
         sizes, counts = f.parse_numbers("--windows", windows), f.parse_numbers("--grids", grids)
         grid = f.settings_grid(sizes, counts, q, fit, compat)  # type: ignore[arg-type]

@@ -263,8 +263,10 @@ FarmsEmbeddingsOption = Annotated[
     bool, typer.Option("--farms-embeddings", help="FARMS for embeddings and heads too.")
 ]
 WeloreTargetOption = Annotated[
-    float,
-    typer.Option("--welore-target", metavar="SHARE", help="Ranks that WeLore is to remove."),
+    str,
+    typer.Option(
+        "--welore-target", metavar="SHARE", help="Ranks that WeLore is to remove: 0.5 or 50%."
+    ),
 ]
 EvalFloorOption = Annotated[
     str,

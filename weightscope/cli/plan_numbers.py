@@ -9,14 +9,17 @@ def parse_share(text: str | None) -> float | None:
     """Per cent of a share such as ``25%`` or ``25``.
 
     Raises:
-        OptionError: It is none.
+        OptionError: It is none, or a bare number below 1, which is more likely a ratio.
     """
     if text is None:
         return None
     digits = text.strip().removesuffix("%").strip()
     if not digits.replace(".", "", 1).isdecimal():
         raise OptionError(f"--top {text!r}: give a share, such as 25%")
-    return float(digits)
+    share = float(digits)
+    if 0 < share < 1 and not text.strip().endswith("%"):
+        raise OptionError(f"--top {digits}: is {digits} per cent; did you mean {100 * share:g}%?")
+    return share
 
 
 def parse_params(text: str | None) -> int | None:

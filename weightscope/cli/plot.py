@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from weightscope.cli import options as o
-from weightscope.cli.explained import explained
+from weightscope.cli.explained import explained, say
 
 
 class Kind(StrEnum):
@@ -89,13 +89,14 @@ def plot(
         if kind.value in gallery.KINDS:
             picture = gallery.column_picture(found, name, kind.value)
         else:
-            row = gallery.row_named(found, name)
+            row = found.row(name)
             drawn = gallery.matrix_picture(found, row, kind.value)
             if isinstance(drawn, Failure):
                 raise OptionError(f"{row['name']}: cannot be drawn: {drawn}")
             picture = drawn
         if out is not None:
             write_binary(out, folder.rendered(picture, format, [found.provenance]))
+            say(f"Wrote {out}")
         else:
             from weightscope.sinks import terminal_chart
 

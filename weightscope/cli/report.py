@@ -21,6 +21,7 @@ def report(
     ww_names: o.WwOption = False,
     bom: o.BomOption = False,
     force: o.ForceOption = False,
+    quiet: o.QuietOption = False,
     debug: o.DebugOption = False,
 ) -> None:
     """Print a saved run again, in any format. Needs neither the weights nor torch.
@@ -42,7 +43,7 @@ def report(
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
-        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html)
+        output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)

@@ -59,7 +59,7 @@ def track(
         from weightscope.present.trajectory import trajectory_report
         from weightscope.settings import Settings
 
-        output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html)
+        output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html, quiet)
         output.check(())
         metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())

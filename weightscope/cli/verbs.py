@@ -109,4 +109,7 @@ def _load(verb: str) -> TyperCommand:
     app.command(verb, cls=getattr(module, "COMMAND", TyperCommand))(getattr(module, verb))
     found = typer.main.get_command(app)
     assert isinstance(found, TyperCommand)
+    for option in found.get_params(typer.Context(found, **found.context_settings)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""  # a flag takes nothing
     return found

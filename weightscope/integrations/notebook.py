@@ -90,7 +90,7 @@ class Plots:
         return _figure(gallery.column_picture(self._run, column, "depth"))
 
     def _matrix(self, name: str, kind: str) -> Drawing:
-        picture = gallery.matrix_picture(self._run, gallery.row_named(self._run, name), kind)
+        picture = gallery.matrix_picture(self._run, self._run.row(name), kind)
         if isinstance(picture, Failure):
             raise OptionError(f"{name}: cannot be drawn: {picture}")
         return _figure(picture)

@@ -106,6 +106,9 @@ COLUMNS = (
         "alpha_band",
         "text",
         "very-heavy (alpha < 2), heavy (2 to 6), weak (above 6)",
+        reading="very-heavy: alpha below 2; HTSR would call it over-trained\n"
+        "heavy: alpha from 2 to 6; HTSR would call it well trained\n"
+        "weak: alpha above 6; HTSR would call it under-trained",
         caution="HTSR's thresholds belong to the ks fit; under another fit the cell is empty.",
         source="Martin & Mahoney, JMLR 22 (2021)",
     ),

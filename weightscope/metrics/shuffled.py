@@ -85,9 +85,11 @@ COLUMNS = (
         formula="x = (v + c)(v/Q + c)/c > cut/N for c = M mu^2 (mean), c = max (|w| - |mu|)^2 / N "
         "(giant entries); else heavy-tailed entries where P(max |w|) < 1 % for Gaussian ones",
         range="words, joined by '; '; empty without a trap",
-        reading="mean: the mean alone would cause the trap; giant entries: the largest entry "
-        "alone would; heavy-tailed entries: neither would, but the largest entry is larger "
-        "than chance makes it; chance: nothing stands out.",
+        reading="mean: the mean alone would cause the trap\n"
+        "giant entries: the largest entry alone would\n"
+        "heavy-tailed entries: neither would, but the largest entry is larger than chance makes "
+        "it\n"
+        "chance: nothing stands out",
         caution="Says what would suffice, not what else there is.",
         noise="empty, or chance in one case of a hundred",
         source="Benaych-Georges & Nadakuditi, J. Multivariate Analysis 111 (2012)",

@@ -18,8 +18,9 @@ COLUMNS = (
         "device that fails altogether is followed by the CPU",
         range="method-precision-device",
         reading="gram-eigvalsh: eigenvalues of W^T W in float64, good to 4e-8 of the largest "
-        "singular value; svdvals: a direct SVD, where that was not enough or failed; numpy-svd: "
-        "where both failed.",
+        "singular value\n"
+        "svdvals: a direct SVD, where that was not enough or failed\n"
+        "numpy-svd: where both failed",
         caution="On another device the last digits differ.",
         noise="as for any other matrix",
         source="LAPACK syevd, gesdd; cuSOLVER on a GPU",

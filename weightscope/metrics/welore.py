@@ -49,6 +49,8 @@ COLUMNS = (
         "text",
         "LRC (low-rank: compress and fine-tune) or N-LRC (keep and freeze)",
         formula="LRC where welore_rank < rank / 2",
+        reading="LRC: low-rank component; WeLore compresses it and fine-tunes its factors\n"
+        "N-LRC: no low-rank component; WeLore keeps it and freezes it",
         source=_SOURCE,
     ),
     Column(

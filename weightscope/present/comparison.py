@@ -13,7 +13,7 @@ from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
 from weightscope.text import short
 
 _SHOWN = (
-    ("change", "reading"),
+    ("reading", "reading"),
     ("alpha a", "alpha_a"),
     ("alpha b", "alpha_b"),
     ("moved", "alpha_moved"),
@@ -59,7 +59,7 @@ def _rows_table(rows: Sequence[Row]) -> Table:
         for row in rows
     )
     headers = ("name", *(title for title, _ in shown))
-    words = {"name", "change", "band", "class"}
+    words = {"name", "reading", "band", "class"}
     return Table("", headers, lines, tuple(name not in words for name in headers), _DROPPABLE)
 
 

@@ -111,6 +111,8 @@ def _glossary(names: Sequence[str], rows: Sequence[Row], known: Mapping[str, Col
         )
         for aspect in _ASPECTS:
             entry[aspect] = getattr(column, aspect) or None
+        if column.kind == "text":
+            entry["unit"] = None  # words have none
         if suffix:
             entry["meaning"] = f"{column.meaning}; {_which(suffix)}"
         entries.append(entry)

@@ -13,6 +13,9 @@ from weightscope.ticks import linear_ticks, log_ticks
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8c8c8c"
+TAIL, ERG, BULK, SHUFFLED = "#d55e00", "#007f5f", "#0072b2", "#b3548a"
+BARS, DOTS = "#c3cbd3", "#3f4852"
+"""What the laws and the eigenvalues beside them look like: as on the page, on light paper."""
 SERIES = (
     (BLUE, "-", "o"),
     (VERMILION, "--", "s"),

@@ -13,14 +13,16 @@ from weightscope.esd import Esd, Law
 from weightscope.ks_curve import KsCurve, Minimum
 from weightscope.pictures import Overlay
 from weightscope.sinks.figure_page import (
-    BLACK,
+    BARS,
     BLUE,
+    BULK,
+    DOTS,
+    ERG,
     GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
     SERIES,
-    SKY,
+    SHUFFLED,
+    TAIL,
     VERMILION,
     linear_axis,
     log_axis,
@@ -44,10 +46,10 @@ def esd(drawing: Figure, chart: Esd) -> None:
     high = float(chart.density[seen].max()) + 0.25
     left.stairs(
         np.where(seen, chart.density, low - 1), chart.edges, baseline=low - 1, fill=True,
-        color=SKY, alpha=0.45, linewidth=0, label="spectrum", gid="density",
+        color=BARS, linewidth=0, label="spectrum", gid="density",
     )  # fmt: skip
     right.plot(
-        chart.survival.x, chart.survival.y, color=BLUE, marker="o", markersize=2.2, linewidth=0.7,
+        chart.survival.x, chart.survival.y, color=DOTS, marker="o", markersize=2.2, linewidth=0.7,
         gid="survival",
     )  # fmt: skip
     for name, law, style in _laws(chart):
@@ -84,32 +86,22 @@ def _highest(chart: Esd, high: float) -> float:
 def _laws(chart: Esd) -> list[tuple[str, Law, dict[str, Any]]]:
     """What is drawn beside the spectrum, back to front."""
     styles: list[tuple[str, Law | None, dict[str, Any]]] = [
-        (
-            "shuffled",
-            chart.shuffled,
-            {"color": PURPLE, "linestyle": (0, (1, 1.2)), "linewidth": 1.6},
-        ),
-        ("Marchenko-Pastur", chart.bulk, {"color": GREEN, "linestyle": (0, (5, 1.5))}),
-        ("power law", chart.tail, {"color": VERMILION, "linewidth": 1.8}),
+        ("Marchenko-Pastur", chart.bulk, {"color": BULK}),
+        ("shuffled", chart.shuffled, {"color": SHUFFLED, "linestyle": (0, (3, 1.5))}),
+        ("power law", chart.tail, {"color": TAIL}),
     ]
-    return [(name, law, style) for name, law, style in styles if law is not None]
+    return [(name, law, {"linewidth": 1.5} | style) for name, law, style in styles if law]
 
 
 def _cuts(axes: Axes, chart: Esd) -> None:
     """Where the tail starts, and where the ERG cut is."""
-    if chart.xmin is not None:
-        axes.axvline(
-            chart.xmin, color=BLACK, linewidth=0.9, linestyle="--", label="xmin", gid="xmin"
-        )
-    if chart.erg_cut is not None:
-        axes.axvline(
-            chart.erg_cut,
-            color=ORANGE,
-            linewidth=1.3,
-            linestyle="-.",
-            label="ERG cut",
-            gid="erg-cut",
-        )
+    cuts = (("xmin", chart.xmin, TAIL, (1.4, 2.1)), ("ERG cut", chart.erg_cut, ERG, (4.9, 2.1)))
+    for name, place, colour, dashes in cuts:
+        if place is not None:
+            axes.axvline(
+                place, color=colour, linewidth=1.2, linestyle=(0, dashes), label=name,
+                gid=name.lower().replace(" ", "-"),
+            )  # fmt: skip
 
 
 def overlay(drawing: Figure, chart: Overlay) -> None:

@@ -35,6 +35,7 @@ MOST_LABELLED = 26
 MOST_LINES, MOST_PANELS = 400, 60
 """A page of more modules than this is squeezed, or holds the first of them."""
 _COLUMNS = 4
+_MARK = (0, (4, 3))
 _LETTER = 0.066
 """Inches that a letter of a label takes."""
 
@@ -42,6 +43,11 @@ _LETTER = 0.066
 def on_scale(value: float, scale: Scale) -> float:
     """Where a value is drawn."""
     return log10(value) if scale == "log" else value
+
+
+def _placed(marks: tuple[tuple[float, str], ...], scale: Scale) -> list[tuple[float, float]]:
+    """Marked values that the scale has, and where they are."""
+    return [(v, on_scale(v, scale)) for v, _ in marks if scale != "log" or v > 0]
 
 
 def _label(text: str, length: int = 34) -> str:
@@ -149,7 +155,11 @@ def distribution(drawing: Figure, chart: Distribution) -> None:
             gid=f"group-{row}",
         )  # fmt: skip
         ends += points
-    value_axis(axes, "x", chart.scale, padded(min(ends, default=0), max(ends, default=1)))
+    low, high = padded(min(ends, default=0), max(ends, default=1))
+    value_axis(axes, "x", chart.scale, (low, high))
+    for value, place in _placed(chart.marks, chart.scale):
+        if low < place < high:
+            axes.axvline(place, color=GREY, linewidth=0.8, linestyle=_MARK, gid=f"mark-{value:g}")
     axes.set_ylim(count - 0.4, -0.6)
     step = -(-count // MOST_LINES)
     axes.set_yticks(range(len(labels))[::step], labels[::step])
@@ -204,12 +214,10 @@ def _panel(axes: Axes, panel: Panel, chart: Panels) -> None:
             axes.fill_between(
                 panel.noise.x, low, high, color="#d9d9d9", linewidth=0, label="noise, 95 %"
             )
-    for value, meaning in chart.marks:
-        if chart.scale != "log" or value > 0:
-            axes.axhline(
-                on_scale(value, chart.scale), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)),
-                label=f"{short(value)}: {meaning}",
-            )  # fmt: skip
+    meanings = dict(chart.marks)
+    for value, place in _placed(chart.marks, chart.scale):
+        label = f"{short(value)}: {meanings[value]}"
+        axes.axhline(place, color=GREY, linewidth=0.8, linestyle=_MARK, label=label)
     for k, (line, style) in enumerate(zip(panel.lines, _styles(chart, panel), strict=True)):
         axes.plot(line.x, _drawn(line.y, chart.scale), gid=f"line-{k}", **style)
 
@@ -243,7 +251,7 @@ def _limits(chart: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
     """Common limits of values and of blocks or steps; noise beyond them is cut."""
     lines: list[Line] = [line for panel in chart.panels for line in panel.lines]
     values = [on_scale(y, chart.scale) for line in lines for y in line.y if y is not None]
-    values += [on_scale(v, chart.scale) for v, _ in chart.marks if chart.scale != "log" or v > 0]
+    values += [place for _, place in _placed(chart.marks, chart.scale)]
     noise = [p.noise for p in chart.panels if p.noise is not None]
     ends = [on_scale(y, chart.scale) for n in noise for y in (*n.low, *n.high) if y is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
