@@ -79,6 +79,7 @@ ALSO = {
     | {"metrics", "factorable"},  # WeLore's threshold is found by its metric
 }
 ACTS = {
+    "locks",
     "adapters",
     "addresses",
     "agreement",

@@ -31,6 +31,14 @@ def test_what_people_read_ends_with_what_produced_it(folder: Path, kind: str) ->
         assert words in text, words
 
 
+def test_a_comparison_names_its_own_command_and_whose_run_is_which(folder: Path) -> None:
+    done = run_weightscope("compare", "run", "run", "--format", "markdown", cwd=folder)
+    text = " ".join(done.stdout.replace("\\", "").split())
+    assert "Made by: weightscope compare run run --format markdown" in text
+    assert text.count("Run of model, made by: weightscope analyze model.safetensors") == 2
+    assert text.count("Files of model (hashes of the header and of some of the bytes)") == 2
+
+
 def test_json_has_command_files_thresholds_and_solvers(folder: Path) -> None:
     record = json.loads((folder / "run.json").read_text())["provenance"]
     assert record["command"].startswith("weightscope analyze model.safetensors --seed 7")
@@ -39,7 +47,7 @@ def test_json_has_command_files_thresholds_and_solvers(folder: Path) -> None:
     assert record["settings"]["seed"] == 7
     (file,) = record["source"]["files"]
     assert file["size"] == (folder / "model.safetensors").stat().st_size
-    assert len(file["header_sha256"]) == 64
+    assert len(file["header_sha256"]) == len(file["sample_sha256"]) == 64
     assert sum(record["solvers"].values()) == len(load_run(folder / "run").spectra())
 
 

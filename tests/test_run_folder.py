@@ -31,6 +31,7 @@ import weightscope
 from weightscope import analysis, plan, storage
 from weightscope.analysis import Saving
 from weightscope.errors import CheckpointError, IncomparableRunsError, RunFolderError
+from weightscope.locks import locked
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.sinks import csv
@@ -444,7 +445,7 @@ def test_a_second_process_is_refused(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     interrupted(model, out, 2)
     before = contents(out)
-    held = storage._locked(out / storage.LOCK)
+    held = locked(out / storage.LOCK)
     try:
         done = run_weightscope(
             "analyze", model, "--out", out, "--resume", "--threads", "1",
@@ -466,7 +467,7 @@ def test_the_lock_ends_with_the_run_however_it_ends(model: Path, tmp_path: Path)
     with pytest.raises(IncomparableRunsError):
         run(model, out, replace(QUICK, xmin="mid"), resume=True)
     run(model, out, resume=True)
-    os.close(storage._locked(out / storage.LOCK))
+    os.close(locked(out / storage.LOCK))
 
 
 # --- interruptions ---------------------------------------------------------------------------

@@ -30,6 +30,7 @@ import numpy as np
 from weightscope.agreement import check_same
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
+from weightscope.locks import locked
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
@@ -210,7 +211,7 @@ class RunWriter:
         self._place = {matrix.name: i for i, matrix in enumerate(plan.matrices)}
         try:
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / LOCK)
+            self._lock = locked(folder / LOCK)
             try:
                 if (folder / RUN).exists():
                     check_same(read_provenance(folder), self._provenance, folder)
@@ -378,25 +379,8 @@ def clear_run(folder: Path) -> None:
             f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
             "deleted; move them, or choose another folder with --out"
         )
-    lock = _locked(folder / LOCK)
+    lock = locked(folder / LOCK)
     try:
         shutil.rmtree(folder)
     finally:
         os.close(lock)
-
-
-def _locked(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks
-        return descriptor
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunFolderError(
-            f"{path.parent}: another process is writing this run; wait for it, or choose another "
-            "folder with --out"
-        ) from None
-    return descriptor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weightscope.provenance import command_line
 from weightscope.text import count_of, scaled
 
 _FILES = 3
@@ -16,8 +17,10 @@ def provenance_lines(p: Mapping[str, Any]) -> list[str]:
 
 
 def provenance_of_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines of several runs; those that are the same for all are said once."""
-    lines = [line for p in runs for line in (f"Made by: {p['command']}", _files(p))]
+    """This command, then the lines of several runs; what is the same for all is said once."""
+    lines = [f"Made by: {command_line()}"]
+    for p in runs:
+        lines += [f"Run of {p['model']}, made by: {p['command']}", _files(p, f" of {p['model']}")]
     shared = [line for p in runs for line in (provenance_line(p), _thresholds(p))]
     return [*lines, *dict.fromkeys(shared)]
 
@@ -42,12 +45,15 @@ def _thresholds(p: Mapping[str, Any]) -> str:
     return "Thresholds: " + ", ".join(f"{key} {value:g}" for key, value in p["thresholds"].items())
 
 
-def _files(p: Mapping[str, Any]) -> str:
+def _files(p: Mapping[str, Any], whose: str = "") -> str:
     files = p["source"]["files"]
     if not files:
-        return "Files: none (weights in memory)"
+        return f"Files{whose}: none (weights in memory)"
     shown = [
-        f"{f['name']} {scaled(f['size'], 'B')} sha256 {f['header_sha256'][:12]}" for f in files
+        f"{f['name']} {scaled(f['size'], 'B')} sha256 {f['header_sha256'][:12]}"
+        + (f" {f['sample_sha256'][:12]}" if f.get("sample_sha256") else "")
+        for f in files
     ]
     more = f" and {count_of(len(files) - _FILES, 'more file')}" if len(files) > _FILES else ""
-    return "Files (hash of the header): " + "; ".join(shown[:_FILES]) + more
+    listed = "; ".join(shown[:_FILES])
+    return f"Files{whose} (hashes of the header and of some of the bytes): {listed}{more}"
