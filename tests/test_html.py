@@ -251,7 +251,8 @@ def _large_run(folder: Path, count: int, order: int) -> None:
         lines.append({**record, "name": name})
         arrays[name] = values
     folder.mkdir()
-    provenance = {**hostile_run().provenance, "finished": True, "summary": hostile_run().summary}
+    summary = {**hostile_run().summary, "matrices": count}
+    provenance = {**hostile_run().provenance, "finished": True, "summary": summary}
     storage.save_arrays(folder / storage.SPECTRA, arrays)
     for name, records in ((storage.ROWS, lines), (storage.TABLE, rows)):
         storage.write_text(folder / name, "".join(storage.dumps(r) + "\n" for r in records))

@@ -213,7 +213,7 @@ def pipeline_of(folder: Path, pickles: bool) -> dict[str, bytes]:
     if pickles:
         (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(saved(weights))
     else:
-        write_file(folder / "vae" / "model-00001-of-00002.safetensors", weights)
+        write_file(folder / "vae" / "model-00001-of-00001.safetensors", weights)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     parts = {name: ["diffusers", name] for name in ("unet", "vae", "scheduler", "nothing")}
