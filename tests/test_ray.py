@@ -124,6 +124,13 @@ def test_a_node_that_is_killed_loses_nothing(
     analyze(model, SETTINGS, Saving(True, tmp_path / "run"), killer, placement)
     assert killer.done == 60
     assert_same_bytes(tmp_path / "run", reference)
+    wait_until(lambda: slots_of(placement) == 2)  # the cluster takes its time to miss a node
+
+
+def slots_of(placement: Placement) -> int:
+    with executor_for(placement, "cpu", 1) as cluster:
+        assert isinstance(cluster, executor.Cluster)
+        return cluster.slots
 
 
 def counted(seen: list[int]) -> Any:
