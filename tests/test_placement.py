@@ -261,7 +261,7 @@ def test_references_travel_and_tensors_do_not(tmp_path: Path) -> None:
     plan = make_plan(select_for(assignment.checkpoint, SETTINGS).matrices, None)
     assert max(len(batch.matrices) for batch in plan.batches) == 64
     sent = [assignment.sent(), *plan.batches]
-    assert max(len(pickle.dumps(one)) for one in sent) < 16 << 10 < path.stat().st_size / 1000
+    assert max(len(pickle.dumps(one)) for one in sent) < 16_000 < path.stat().st_size / 1000
 
 
 def write_gguf(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,12 @@ def anywhere(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.remote is not None:
         return checkpoint
 
+    @cache  # one text per file, which is then sent once and not with every tensor
+    def place(file: str) -> str:
+        return str(Path(file).absolute())
+
     def absolute(ref: TensorRef) -> TensorRef:
-        return replace(ref, file=str(Path(ref.file).absolute())) if ref.file else ref
+        return replace(ref, file=place(ref.file)) if ref.file else ref
 
     return checkpoint.moved(absolute)
 
