@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import fsum
 
 import numpy as np
@@ -16,6 +17,7 @@ from weightscope.decompositions.entries import abs_max, count_nonfinite, entry_s
 from weightscope.decompositions.farms import Windows, shared_grams, window_spectra, windows_for
 from weightscope.decompositions.full import EVAL_ERROR
 from weightscope.decompositions.gram import TWO_STAGE, add_gram, gram_evals, long_side_blocks
+from weightscope.decompositions.openblas import loaded
 from weightscope.recipe import Farms
 from weightscope.tensor import DTYPES
 
@@ -33,12 +35,23 @@ def gaussian(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
 # --------------------------------------------------------------------------------- Gram matrices
 
 
+@pytest.fixture(params=["MKL", "OpenBLAS"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both libraries, whatever the processor."""
+    openblas = loaded() if request.param == "OpenBLAS" else None
+    if request.param == "OpenBLAS" and openblas is None:
+        pytest.skip("NumPy has no OpenBLAS here")
+    monkeypatch.setattr(gram, "faster_than_mkl", lambda: openblas)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("M", [1, 2, 255, 256, 257, 300, 513, 770])
 def test_the_lower_triangle_of_the_gram_matrix_is_exact(M: int) -> None:
     block = whole_numbers(M // 2 + 3, M)
     total = whole_numbers(M, M, 1)
     expected = np.tril(total.numpy() + block.numpy().T @ block.numpy())
-    add_gram(total, block)
+    add_gram(total, block, len(block))
     assert np.array_equal(np.tril(total.numpy()), expected)
 
 
@@ -55,7 +68,8 @@ def test_blocks_cover_the_matrix_and_are_bounded(
     assert torch.equal(torch.cat(blocks), tall)
 
 
-@pytest.mark.parametrize("n", [gram._WORTH_PADDING, 1024, TWO_STAGE - 1])
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("n", [257, gram._WORTH_PADDING, 1024, TWO_STAGE - 1])
 def test_eigenvalues_of_orders_that_are_padded(n: int) -> None:
     """As far as two LAPACKs agree, and near zero to what is admitted there; rank n - 20."""
     matrix = gaussian(n - 20, n).numpy() * np.logspace(0, -3, n)
@@ -66,6 +80,7 @@ def test_eigenvalues_of_orders_that_are_padded(n: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=5e-14, atol=EVAL_ERROR * expected[-1])
 
 
+@pytest.mark.usefixtures("library")
 def test_a_stack_of_gram_matrices_gives_the_spectrum_of_each() -> None:
     stack = torch.stack([m.T @ m for m in (gaussian(1100, 990, s) for s in range(2))])
     found = gram_evals(stack)
@@ -94,9 +109,25 @@ def test_shared_products_take_fewer_rows_than_windows_have(
 ) -> None:
     """Four windows of 2000 rows, 149 apart, as in the paper's setting: 2745 rows, not 8000."""
     rows: list[int] = []
-    monkeypatch.setattr(farms, "add_gram", lambda total, block: rows.append(len(block)))
+    monkeypatch.setattr(farms, "add_gram", lambda total, block, N: rows.append(len(block)))
     list(shared_grams(torch.zeros(2500, 4), (0, 149, 298, 447), 2000))
     assert sum(rows) == 1553 + 2 * 298 + 4 * 149
+
+
+def test_the_library_depends_on_shape_and_processor(library: str) -> None:
+    used: list[str] = []
+    openblas = gram.faster_than_mkl()
+    if openblas is not None:
+        spied = replace(openblas, dsyrk=lambda *_: used.append("dsyrk"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gram, "faster_than_mkl", lambda: spied)
+            for rows, M, N in ((300, 129, 300), (300, 128, 300), (2, 1000, 600_001)):
+                add_gram(torch.zeros(M, M).double(), torch.zeros(rows, M).double(), N)
+    solvers = [gram.solver_of(n, torch.device("cpu")) for n in (256, 257, 1599, 1600)]
+    small = "dsyevd" if library == "OpenBLAS" else "eigvalsh"
+    assert solvers == ["eigvalsh", small, small, "eigvalsh"]
+    assert gram.solver_of(300, torch.device("cuda")) == "eigvalsh"
+    assert used == (["dsyrk"] if library == "OpenBLAS" else [])
 
 
 @hypothesis_settings(max_examples=12)

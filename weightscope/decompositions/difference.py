@@ -9,7 +9,7 @@ import torch
 
 from weightscope.decompositions.entries import abs_max, scale_for, storage_floor
 from weightscope.decompositions.full import EVAL_ERROR, solve_gram
-from weightscope.decompositions.gram import add_gram, long_side_blocks
+from weightscope.decompositions.gram import add_gram, long_side_blocks, solver_of
 from weightscope.difference import Difference, Facts
 from weightscope.spectrum import Spectrum
 from weightscope.tensor import DType
@@ -104,10 +104,12 @@ def _delta_spectrum(a: torch.Tensor, b: torch.Tensor) -> Spectrum:
     M = min(a.shape)
     gram = torch.zeros(M, M, dtype=torch.float64, device=a.device)
     for x, y in _blocks(a, b):
-        add_gram(gram, y - x)
+        add_gram(gram, y - x, max(a.shape))
     values = solve_gram(gram)
     resolution = float(values[0]) * EVAL_ERROR**0.5
-    return Spectrum(values, max(a.shape), M, 1, resolution, 1.0, "gram-eigvalsh-float64")
+    return Spectrum(
+        values, max(a.shape), M, 1, resolution, 1.0, f"gram-{solver_of(M, a.device)}-float64"
+    )
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -183,7 +185,7 @@ def _leading(matrix: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     M = min(matrix.shape)
     gram = torch.zeros(M, M, dtype=torch.float64, device=matrix.device)
     for (block,) in _blocks(matrix):
-        add_gram(gram, block)
+        add_gram(gram, block, max(matrix.shape))
     evals, vectors = torch.linalg.eigh(gram, UPLO="L")
     short = vectors[:, -k:].flip(-1)
     scale = evals[-k:].flip(-1).clamp(min=torch.finfo(torch.float64).tiny).sqrt()

@@ -265,7 +265,7 @@ def shared_grams(
             pieces = [(low, first), (stop, high)] if first < stop else [(low, high)]
             for start, end in pieces:
                 if start < end:
-                    add_gram(gram, scaled(strip[start:end], scale))
+                    add_gram(gram, scaled(strip[start:end], scale), height)
             first, stop = low, high
         if len(starts) == 1:
             yield gram

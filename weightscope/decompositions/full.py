@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from weightscope.decompositions.entries import scale_for
-from weightscope.decompositions.gram import add_gram, gram_evals, long_side_blocks
+from weightscope.decompositions.gram import add_gram, gram_evals, long_side_blocks, solver_of
 from weightscope.measurement import EntryStatistics
 from weightscope.spectrum import WANTED_ERROR, FloatArray, Spectrum
 
@@ -52,7 +52,7 @@ def gram_of(matrix: torch.Tensor, scale: float) -> torch.Tensor:
     M = min(matrix.shape)
     total = torch.zeros(M, M, dtype=torch.float64, device=matrix.device)
     for block in long_side_blocks(matrix):
-        add_gram(total, scaled(block, scale))
+        add_gram(total, scaled(block, scale), max(matrix.shape))
     return total
 
 
@@ -137,7 +137,8 @@ def _checked(found: Spectrum, energy: tuple[float, float]) -> Spectrum:
 
 def _by_gram(slices: list[torch.Tensor], scale: float) -> Spectrum:
     values = [solve_gram(gram_of(matrix, scale)) for matrix in slices]
-    pooled = _pooled(values, slices[0].shape, "gram-eigvalsh-float64")
+    routine = solver_of(min(slices[0].shape), slices[0].device)
+    pooled = _pooled(values, slices[0].shape, f"gram-{routine}-float64")
     resolution = pooled.largest * EVAL_ERROR**0.5
     if not pooled.smallest:
         return replace(pooled, resolution=resolution, relative_error=1.0)

@@ -76,7 +76,8 @@ def quant_error(
         for block in _blocks(matrix):
             exact = scaled(block, scale)
             found = quantise(exact, bits)
-            add_gram(gram, found if matrix.shape[0] >= matrix.shape[1] else found.T)
+            tall = found if matrix.shape[0] >= matrix.shape[1] else found.T
+            add_gram(gram, tall, max(matrix.shape))
             kept += float(exact.square().sum())
             lost += float((exact - found).square_().sum())
         values.append(solve_gram(gram))
