@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -181,10 +182,27 @@ def test_workers_side_by_side_have_one_thread_each_and_one_alone_has_all() -> No
 
 
 def test_as_many_workers_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrices = [matrix(0), matrix(1, 4096)]
+    plan = batches(*(matrix(i, 4096) for i in range(12)))
+    lock = threading.Condition()
+    inside = most = 0
+
+    def work(m: Matrix, _: None) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+            lock.notify_all()
+            assert lock.wait_for(lambda: most >= workers, SECONDS)
+        time.sleep(0.01)  # for one too many to come
+        with lock:
+            inside -= 1
+
     for room, workers in ((3.9, 3), (9.0, 4), (0.5, 1)):
-        monkeypatch.setattr(local, "free_memory", lambda r=room: int(r * memory_of(matrices[1])))
-        assert local.side_by_side(matrices, 4) == workers
+        free = int(room * memory_of(matrix(0, 4096)))
+        monkeypatch.setattr(local, "free_memory", lambda device, free=free: free)
+        inside = most = 0
+        list(local.run(plan, lambda m: None, work, 4, "cpu"))
+        assert most == workers
 
 
 def test_the_free_memory_is_a_plausible_number() -> None:
@@ -195,6 +213,6 @@ def test_results_do_not_depend_on_the_memory_that_is_free(monkeypatch: pytest.Mo
     plan = make_plan(tuple(map(matrix, range(9))), None, 3)
     runs = []
     for room in (1, 1 << 40):
-        monkeypatch.setattr(local, "free_memory", lambda r=room: r)
+        monkeypatch.setattr(local, "free_memory", lambda device, r=room: r)
         runs.append(list(local.run(plan.batches, id, lambda m, _: m.name, 3, "cpu")))
     assert runs[0] == runs[1]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoints import gaussian, run_weightscope, write_sharded
 from jobs import Names, batches, matrix
 
 from weightscope import plan as planning
 from weightscope.analysis import Saving, analyze
 from weightscope.errors import CheckpointError, ExecutorError, OptionError
-from weightscope.executors import devices, executor_for
+from weightscope.executors import devices, executor_for, local
 from weightscope.executors.contract import Executor, by_cost
+from weightscope.matrix import Matrix
 from weightscope.placement import Placement
-from weightscope.plan import Batch
+from weightscope.plan import Batch, memory_of
 from weightscope.settings import Settings
 
 SETTINGS = Settings(device="cpu", threads=1, farms_embeddings=True, shuffled=0)
@@ -126,10 +130,10 @@ def test_a_programming_error_is_raised_as_what_it_is(executor: Executor) -> None
 
 
 def test_work_that_is_left_ends(executor: Executor, tmp_path: Path) -> None:
-    running = executor.run(Names(tmp_path, 0.01), batches(200))
+    running = executor.run(Names(tmp_path, 0.01), batches(2000))
     next(running)
     running.close()
-    assert len(list(tmp_path.iterdir())) < 200
+    assert len(list(tmp_path.iterdir())) < 2000
 
 
 def test_an_interrupted_run_goes_on_elsewhere(
@@ -176,7 +180,7 @@ def test_a_device_that_is_free_takes_what_is_left(
     monkeypatch.setattr(devices, "check", check)
     found = list(devices.Devices(two, "CPU", 1).run(Names(), batches(12)))
     by_device = [r[2] for _, results in found for r in results]
-    assert by_device.count(two[0]) == devices.AT_HAND and by_device.count(two[1]) == 10
+    assert by_device.count(two[0]) == 1 + devices.READ_MEANWHILE and by_device.count(two[1]) == 10
 
 
 def test_a_device_that_dies_leaves_its_matrices_to_the_others(
@@ -196,7 +200,7 @@ def test_a_device_that_dies_leaves_its_matrices_to_the_others(
     monkeypatch.setattr(devices, "check", check)
     analyze(model, SETTINGS, Saving(True, tmp_path / "run"))
     assert_same_bytes(tmp_path / "run", reference)
-    assert 1 < checks.count(two[1]) <= 1 + devices.AT_HAND
+    assert 1 < checks.count(two[1]) <= 2 + devices.READ_MEANWHILE
 
 
 def test_an_error_names_the_device_when_none_is_left(
@@ -225,10 +229,11 @@ def dead_after(batches_done: int) -> Any:
 def test_a_device_is_asked_after_every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an accelerator errors come late; what was computed before is not to be trusted."""
 
-    def lost(device: str) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
+    class Stream:
+        def synchronize(self) -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
 
-    monkeypatch.setattr("torch.cuda.synchronize", lost)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Stream())
     with pytest.raises(devices.DeadDeviceError, match=r"cuda:1 has failed .*triggered\)$"):
         devices.check("cuda:1")
     devices.check("cpu:1")
@@ -238,6 +243,74 @@ def test_devices_have_the_threads_that_one_has(two: tuple[str, str]) -> None:
     plan = [replace(batch, alone=batch.index % 2 == 0) for batch in batches(8)]
     for batch, results in devices.Devices(two, "CPU", 3).run(Names(), plan):
         assert {r[3] for r in results} == {3 if batch.alone else 1}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_gpu_works_on_a_few_matrices_at_a_time_as_far_as_there_is_room(
+    several: bool, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor stands in for it; each matrix waits for as many beside it as there should be."""
+    for there, name in ((local, "is_gpu"), (devices, "is_gpu")):
+        monkeypatch.setattr(there, name, lambda device: True)
+    for name in ("set_device", "set_stream", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(devices, "check", lambda device: None)
+    executor = devices.Devices(two, "GPU", 8) if several else local.Local("cpu:0", "GPU", 8)
+    plan = [Batch(i, (matrix(i),), i == 0) for i in range(12)]
+    each = memory_of(matrix(0))
+    for room, expected in ((9 * each, local.STREAMS), (2 * each, 2), (1, 1)):
+        free = lambda device, room=room: (2 * room, 0)  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+        job = Together(expected)
+        found = sorted(r for _, results in executor.run(job, plan) for r in results)
+        assert found == sorted(m.name for batch in plan for m in batch.matrices)
+        assert set(job.most.values()) == {expected} and job.threads == {1}
+
+
+@dataclass
+class Together:
+    """Counts the matrices that each device works on side by side; the first ones wait for all."""
+
+    expected: int
+    most: dict[str, int] = field(default_factory=dict)
+    inside: dict[str, int] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    lock: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def opened(self, wanted: Sequence[Matrix]) -> Iterator[Callable[[str], Counting]]:
+        """Open nothing."""
+        yield lambda device: Counting(self, device)
+
+    def sent(self) -> Together:
+        """As it is."""
+        return self
+
+    arrived = sent
+
+
+@dataclass
+class Counting:
+    """One device of them."""
+
+    job: Together
+    device: str
+
+    def fetch(self, matrix: Matrix) -> None:
+        """Nothing."""
+
+    def __call__(self, matrix: Matrix, fetched: None) -> str:
+        job, device = self.job, self.device
+        with job.lock:
+            job.inside[device] = job.inside.get(device, 0) + 1
+            job.most[device] = max(job.most.get(device, 0), job.inside[device])
+            job.threads.add(torch.get_num_threads())
+            job.lock.notify_all()
+            assert job.lock.wait_for(lambda: job.most[device] >= job.expected, SECONDS)
+        time.sleep(0.02)  # for one too many to come
+        with job.lock:
+            job.inside[device] -= 1
+        return matrix.name
 
 
 def test_a_model_in_memory_is_shared_by_devices(two: tuple[str, str], model: Path) -> None:

@@ -18,13 +18,23 @@ import torch
 
 from weightscope.errors import ExecutorError
 from weightscope.executors.contract import Job, Work, by_cost
-from weightscope.executors.local import Local, Reader, begin, reset_threads, resolve_device
-from weightscope.plan import READ_AHEAD_BYTES, Batch
+from weightscope.executors.local import (
+    Local,
+    Reader,
+    begin,
+    free_memory,
+    is_gpu,
+    lanes,
+    reset_threads,
+    resolve_device,
+)
+from weightscope.executors.room import Room
+from weightscope.plan import READ_AHEAD_BYTES, Batch, memory_of
 
 Result = TypeVar("Result")
 
-AT_HAND = 2
-"""Batches that a device has at a time: one that it works on, and one that is read meanwhile."""
+READ_MEANWHILE = 1
+"""Batches that a device has beside those that it works on."""
 
 
 def on_this_machine(wanted: str, threads: int) -> Local | Devices:
@@ -121,9 +131,9 @@ def _shared(
     alive = list(workers)
     running: dict[Future[list[Result]], tuple[Worker[Result], Batch]] = {}
     while waiting or running:
-        for _ in range(AT_HAND):
+        for _ in range(max(worker.at_hand for worker in workers)):
             for worker in alive:
-                if waiting and sum(w is worker for w, _ in running.values()) < AT_HAND:
+                if waiting and sum(w is worker for w, _ in running.values()) < worker.at_hand:
                     batch = waiting.popleft()
                     running[worker.submit(batch)] = worker, batch
         for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -147,26 +157,32 @@ class DeadDeviceError(Exception):
 
 @dataclass
 class Worker(Generic[Result]):
-    """One device with its thread, and a reader that is ahead of it.
+    """One device with a thread for each of its lanes, and a reader that is ahead of them.
 
     Attributes:
         name: Of the device.
         work: What it does with a matrix.
         threads: Linear-algebra threads for what the host has to do.
         room: Stored bytes that may be held at once.
+        at_hand: Batches that it has at a time.
     """
 
     name: str
     work: Work[Result]
     threads: int
     room: int
+    at_hand: int = field(init=False)
     _reader: Reader[Any] = field(init=False)
+    _memory: Room = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
         """Start the threads."""
+        side_by_side = lanes(self.name, 1)
+        self.at_hand = side_by_side + READ_MEANWHILE
         self._reader = Reader(self.work.fetch, self.room, self.name)
-        self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(1, self.name))
+        self._memory = Room(free_memory(self.name))
+        self._pool = ThreadPoolExecutor(side_by_side, initializer=begin, initargs=(1, self.name))
 
     def submit(self, batch: Batch) -> Future[list[Result]]:
         """Do a batch after those submitted before; it is read meanwhile.
@@ -178,15 +194,18 @@ class Worker(Generic[Result]):
 
     def close(self) -> None:
         """Read and do nothing more."""
+        self._memory.close()
         self._reader.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _do(self, batch: Batch, fetched: deque[Future[Any]]) -> list[Result]:
-        torch.set_num_threads(self.threads if batch.alone or not is_cpu(self.name) else 1)
+        torch.set_num_threads(self.threads if batch.alone and not is_gpu(self.name) else 1)
         results = []
         for matrix in batch.matrices:
             try:
-                results.append(self.work(matrix, fetched.popleft().result()))
+                found = fetched.popleft().result()
+                with self._memory.taken(memory_of(matrix)):
+                    results.append(self.work(matrix, found))
             finally:
                 self._reader.release(matrix)
             check(self.name)
@@ -194,22 +213,17 @@ class Worker(Generic[Result]):
 
 
 def check(device: str) -> None:
-    """Make sure that what a device has computed can be trusted.
+    """Make sure that what a device has computed in this thread's stream can be trusted.
 
     A matrix that does not fit into its memory is done by the CPU and no reason for mistrust.
 
     Raises:
         DeadDeviceError: It reports an error that no later call can undo.
     """
-    if is_cpu(device):
+    if not is_gpu(device):
         return
     try:
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     except RuntimeError as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DeadDeviceError(f"{device} has failed ({why})") from None
-
-
-def is_cpu(device: str) -> bool:
-    """Whether a device is no accelerator."""
-    return torch.device(device).type == "cpu"

@@ -10,17 +10,18 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Thread
 from typing import Generic, TypeVar
 
 import torch
 
 from weightscope.executors.contract import Job
+from weightscope.executors.room import Room
 from weightscope.matrix import Matrix
 from weightscope.plan import READ_AHEAD_BYTES, Batch, memory_of
 
@@ -29,6 +30,9 @@ Fetched = TypeVar("Fetched")
 Result = TypeVar("Result")
 
 TAKEN_AHEAD = 64
+STREAMS = 3
+"""Matrices that a GPU has at a time, each in a stream of its own: an eigen-solve leaves most of it
+idle, and while one worker fits on the host the others keep it busy."""
 
 
 def resolve_device(wanted: str) -> tuple[str, str]:
@@ -92,32 +96,35 @@ def run(
         fetch: Reads one matrix; called in a thread of its own.
         work: Does one matrix with what was read; called in worker threads.
         threads: Cores to use.
-        device: Where ``work`` computes; a GPU is fed by one worker.
+        device: Where ``work`` computes; a GPU is fed by a few workers.
     """
     batches = list(batches)
     everything = [matrix for batch in batches for matrix in batch.matrices]
     largest = max((matrix.nbytes for matrix in everything), default=0)
     reader = Reader(fetch, largest + READ_AHEAD_BYTES, device)
+    room = Room(free_memory(device))
     queue = deque((matrix, reader.submit(matrix)) for matrix in everything)
-    single = device != "cpu"
 
     def do(taken: tuple[Matrix, Future[Fetched]]) -> Result:
         matrix, fetched = taken
         try:
-            return work(matrix, fetched.result())
+            found = fetched.result()
+            with room.taken(memory_of(matrix)):
+                return work(matrix, found)
         finally:
             reader.release(matrix)
 
     try:
-        for alone, batch_group in groupby(batches, key=lambda batch: batch.alone or single):
+        for alone, batch_group in groupby(batches, key=lambda b: b.alone and not is_gpu(device)):
             group = list(batch_group)
             matrices = [matrix for batch in group for matrix in batch.matrices]
-            workers = 1 if alone else side_by_side(matrices, threads)
+            workers = 1 if alone else lanes(device, threads)
             items = (queue.popleft() for _ in matrices)  # kept nowhere else, or bytes would be
-            done = in_order(items, do, workers, threads if alone else 1)
+            done = in_order(items, do, workers, threads if alone else 1, device)
             for batch in group:
                 yield batch, [next(done) for _ in batch.matrices]
     finally:
+        room.close()
         reader.close()
 
 
@@ -132,8 +139,7 @@ class Reader(Generic[Fetched]):
     """
 
     def __init__(self, fetch: Callable[[Matrix], Fetched], room: int, device: str = "cpu") -> None:
-        self._fetch, self._room = fetch, room
-        self._held, self._closed, self._changed = 0, False, Condition()
+        self._fetch, self._room = fetch, Room(room)
         self._pool = ThreadPoolExecutor(1, initializer=begin, initargs=(1, device))
 
     def submit(self, matrix: Matrix) -> Future[Fetched]:
@@ -142,45 +148,48 @@ class Reader(Generic[Fetched]):
 
     def release(self, matrix: Matrix) -> None:
         """Make room: what was read of the matrix is no longer held."""
-        with self._changed:
-            self._held -= matrix.nbytes
-            self._changed.notify()
+        self._room.give(matrix.nbytes)
 
     def close(self) -> None:
         """Read nothing more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._room.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, matrix: Matrix) -> Fetched:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._fits(matrix.nbytes))
-            self._held += matrix.nbytes
-        if self._closed:
-            raise CancelledError
+        self._room.take(matrix.nbytes)
         return self._fetch(matrix)
-
-    def _fits(self, nbytes: int) -> bool:
-        return not self._held or self._held + nbytes <= self._room
 
 
 def begin(threads: int, device: str = "cpu") -> None:
-    """Begin a thread that works for a device, with so many linear-algebra threads of the host."""
+    """Begin a thread that works for a device, with so many linear-algebra threads of the host.
+
+    What it asks of a GPU goes into a stream of its own, beside what other threads ask.
+    """
     torch.get_num_threads()  # the first look of a thread takes over what any other has set last
     torch.set_num_threads(threads)
-    if torch.device(device).type == "cuda":
+    if is_gpu(device):
         torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
-def side_by_side(matrices: Iterable[Matrix], threads: int) -> int:
-    """How many of these matrices, one thread each, fit into the memory that is free."""
-    largest = max(map(memory_of, matrices), default=1)
-    return max(1, min(threads, free_memory() // largest))
+def is_gpu(device: str) -> bool:
+    """Whether a device has streams and memory of its own."""
+    return torch.device(device).type == "cuda"
 
 
-def free_memory() -> int:
-    """Bytes that can be had without swapping, as far as the system and the container tell."""
+def lanes(device: str, threads: int) -> int:
+    """How many matrices a device works on side by side, where there is room for them."""
+    return STREAMS if is_gpu(device) else threads
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that matrices may take.
+
+    On a GPU half of what is free: FARMS windows and the solver's workspace come on top. Elsewhere
+    what can be had without swapping, as far as the system and the container tell.
+    """
+    if is_gpu(device):
+        return torch.cuda.mem_get_info(device)[0] // 2
     free = sys.maxsize
     with suppress(OSError, ValueError, IndexError):  # not on macOS and Windows
         free = _number_after("MemAvailable:", "/proc/meminfo") * 1024
@@ -195,7 +204,11 @@ def _number_after(label: str, file: str) -> int:
 
 
 def in_order(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int, threads: int
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    workers: int,
+    threads: int,
+    device: str = "cpu",
 ) -> Iterator[Result]:
     """Apply ``work`` to every item in a pool; results come in the order of the items.
 
@@ -204,11 +217,12 @@ def in_order(
         work: Called in worker threads.
         workers: Worker threads.
         threads: Linear-algebra threads of each.
+        device: What they work for.
     """
     rest = iter(items)
     before = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, initializer=begin, initargs=(threads,))
+    pool = ThreadPoolExecutor(workers, initializer=begin, initargs=(threads, device))
     try:
         pending.extend(pool.submit(work, item) for item in islice(rest, 2 * workers + TAKEN_AHEAD))
         while pending:
