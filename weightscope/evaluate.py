@@ -138,24 +138,24 @@ def complete(
 def _family_values(measured: Measurement, settings: Settings) -> dict[str, Cell]:
     """Values of the wanted families and of those they need, each computed once."""
     known: dict[str, Cell] = {}
-    done: set[str] = set()
-
-    def add(family: str) -> None:
-        if family in done or family in WHOLE_MODEL:
-            return
-        module: Any = plugins.load("metrics", family)
-        for needed in module.NEEDS:
-            add(needed)
+    # status and warnings must not depend on what is shown
+    for family in _needed_first((*settings.metrics, "rank", "alpha", "condition")):
         if family in TAILS and measured.matrix.role in TAILLESS:
             known[TAILS[family]] = Failure("a router has no tail to fit")
         else:
+            module: Any = plugins.load("metrics", family)
             known.update(module.evaluate(measured, settings, known))
-        done.add(family)
-
-    # status and warnings must not depend on what is shown
-    for family in (*settings.metrics, "rank", "alpha", "condition"):
-        add(family)
     return known
+
+
+def _needed_first(wanted: Iterable[str]) -> Iterable[str]:
+    """Families of a matrix, each behind those that it needs."""
+    found: dict[str, None] = {}
+    for family in wanted:
+        if family not in WHOLE_MODEL:
+            module: Any = plugins.load("metrics", family)
+            found |= dict.fromkeys((*_needed_first(module.NEEDS), family))
+    return found
 
 
 def _identity(matrix: Matrix) -> Row:

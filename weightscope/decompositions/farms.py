@@ -251,28 +251,39 @@ def shared_grams(
         scale: Factor on the entries.
 
     Yields:
-        (n, n) float64 per window, lower triangle.
+        (n, n) float64 per window, lower triangle; to be used before the next, whose memory it is.
     """
     n = strip.shape[1]
+    grams = torch.empty(1 + (len(starts) - 1).bit_length(), n, n, dtype=torch.float64)
+    grams[0] = 0.0
+    yield from _split(strip, starts, height, scale, grams, range(0))
 
-    def split(
-        starts: tuple[int, ...], known: torch.Tensor, first: int, stop: int
-    ) -> Iterator[torch.Tensor]:
-        """Windows that all hold the rows from ``first`` to ``stop``, whose product is known."""
-        gram = known.clone()
-        low, high = starts[-1], starts[0] + height
-        if low < high:
-            pieces = [(low, first), (stop, high)] if first < stop else [(low, high)]
-            for start, end in pieces:
-                if start < end:
-                    add_gram(gram, scaled(strip[start:end], scale), height)
-            first, stop = low, high
-        if len(starts) == 1:
-            yield gram
-            return
-        half = (len(starts) + 1) // 2
-        yield from split(starts[:half], gram, first, stop)
-        yield from split(starts[half:], gram, first, stop)
 
-    nothing = torch.zeros(n, n, dtype=torch.float64)
-    yield from split(starts, nothing, 0, 0)
+def _split(
+    strip: torch.Tensor,
+    starts: tuple[int, ...],
+    height: int,
+    scale: float,
+    grams: torch.Tensor,
+    rows: range,
+) -> Iterator[torch.Tensor]:
+    """Windows that all hold some rows, whose product the first matrix is; the others are free.
+
+    Not a function within the other: one that calls itself keeps what it refers to, the stored
+    matrix too, until garbage is collected.
+    """
+    gram = grams[0]
+    low, high = starts[-1], starts[0] + height
+    if low < high:
+        pieces = [(low, rows.start), (rows.stop, high)] if rows else [(low, high)]
+        for start, end in pieces:
+            if start < end:
+                add_gram(gram, scaled(strip[start:end], scale), height)
+        rows = range(low, high)
+    if len(starts) == 1:
+        yield gram
+        return
+    half = (len(starts) + 1) // 2
+    grams[1].copy_(gram)
+    yield from _split(strip, starts[:half], height, scale, grams[1:], rows)
+    yield from _split(strip, starts[half:], height, scale, grams, rows)

@@ -94,6 +94,8 @@ def solver_of(n: int, device: torch.device) -> str:
 def gram_evals(grams: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of float64 Gram matrices (..., n, n), ascending, from their lower triangles.
 
+    What the matrices hold may be lost.
+
     Raises:
         torch.linalg.LinAlgError: The solver did not converge.
     """

@@ -75,13 +75,16 @@ class OpenBlas:
             )
 
     def evals(self, gram: torch.Tensor) -> torch.Tensor:
-        """Eigenvalues, ascending, of an (n, n) float64 matrix from its lower triangle.
+        """Eigenvalues, ascending, of a matrix from its lower triangle.
+
+        Args:
+            gram: (n, n) float64 on the CPU; what it holds is lost where its rows are contiguous.
 
         Raises:
             torch.linalg.LinAlgError: The solver did not converge.
         """
         n = gram.shape[0]
-        matrix = gram.clone(memory_format=torch.contiguous_format)  # it is overwritten
+        matrix = gram.contiguous()
         evals = torch.empty(n, dtype=torch.float64)
         room, info = torch.empty(1, dtype=torch.float64), self.integer(0)
         integers = self.integer(0)

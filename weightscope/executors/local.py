@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from weightscope.executors.allocator import give_back_large_blocks
 from weightscope.executors.contract import Job
 from weightscope.executors.room import Room
 from weightscope.matrix import Matrix
@@ -165,6 +166,7 @@ def begin(threads: int, device: str = "cpu") -> None:
 
     What it asks of a GPU goes into a stream of its own, beside what other threads ask.
     """
+    give_back_large_blocks()
     torch.get_num_threads()  # the first look of a thread takes over what any other has set last
     torch.set_num_threads(threads)
     if is_gpu(device):

@@ -1,0 +1,83 @@
+"""Memory goes back: large blocks to the system, and matrices without the garbage collector."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from checkpoints import gaussian
+
+import weightscope
+from weightscope.executors import allocator
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+GROWTH = """
+import resource, torch
+from weightscope.executors.allocator import give_back_large_blocks
+
+give_back_large_blocks()
+torch.ones(31 << 20, dtype=torch.uint8)  # what blocks of up to this size do from now on, else
+kept = []
+for size in range(40):
+    block = torch.ones(6 + size // 4 << 20, dtype=torch.uint8)
+    kept.append(torch.ones(100_000, dtype=torch.uint8))
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    allocator.give_back_large_blocks.cache_clear()
+    yield
+    allocator.give_back_large_blocks.cache_clear()
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_holes_of_large_blocks_do_not_add_up() -> None:
+    peaks = []
+    for variables in ({}, {"MALLOC_MMAP_THRESHOLD_": str(32 << 20)}):
+        command = [sys.executable, "-c", GROWTH]
+        environment = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        peaks.append(int(done.stdout))
+    assert peaks[0] + 50 < peaks[1]
+
+
+def test_other_c_libraries_and_the_user_s_own_choice_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(name: Any) -> Any:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuses)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+    assert not allocator.give_back_large_blocks()
+    allocator.give_back_large_blocks.cache_clear()
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.40"))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    assert not allocator.give_back_large_blocks()
+
+
+def test_no_matrix_waits_for_the_garbage_collector() -> None:
+    """Windows large enough to share products, and every family."""
+    model = {f"layers.{n}.up.weight": gaussian(700, 600, seed=n) for n in range(2)}
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        weightscope.analyze(model, device="cpu", threads=2)
+        gc.collect()
+        left = [type(one).__name__ for one in gc.garbage if type(one).__module__ != "builtins"]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not {"Tensor", "Measurement", "Spectrum"} & set(left)
