@@ -27,12 +27,10 @@ GROUND = {
     "version",
 }
 VALUES = {
-    "bootstrap",
     "charts",
     "checkpoint",
     "compat",
     "compressed",
-    "cutoff",
     "difference",
     "distances",
     "encoded",
@@ -40,14 +38,12 @@ VALUES = {
     "gates",
     "glossary",
     "ks_curve",
-    "marchenko_pastur",
+    "laws",
     "matrix",
     "measurement",
-    "noise",
     "page",
     "pictures",
     "placement",
-    "power_law",
     "proposal",
     "rank_plan",
     "report",
@@ -55,9 +51,7 @@ VALUES = {
     "share",
     "sheets",
     "spectrum",
-    "tails",
     "ticks",
-    "truncated_power_law",
 }
 DRAWERS = {
     "decompositions",
