@@ -16,8 +16,8 @@ from checkpoints import run_weightscope, small_model, write_file
 from pages import ATTACKS, Markup, comparison, hostile_run, several, training, trajectory
 
 from weightscope import charting, storage
+from weightscope.drawings.page import Page
 from weightscope.measurement import EntryStatistics, Measurement
-from weightscope.page import Page
 from weightscope.present.page import MOST_SPECTRA, run_page
 from weightscope.present.page_comparison import comparison_page, wide_page
 from weightscope.present.page_steps import trajectory_page

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weightscope
-from weightscope.ks_curve import KsCurve, ks_curve_of
+from weightscope.drawings.ks_curve import KsCurve, ks_curve_of
 from weightscope.laws.power_law import distance_curve, fit_power_law, second_minimum
 from weightscope.outcome import Failure
 from weightscope.recipe import EvalFloor

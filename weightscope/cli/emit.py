@@ -24,8 +24,8 @@ from weightscope.storage import is_run
 from weightscope.text import count_of
 
 if TYPE_CHECKING:
-    from weightscope.page import Page
-    from weightscope.pictures import Picture
+    from weightscope.drawings.page import Page
+    from weightscope.drawings.pictures import Picture
 
 
 @dataclass(frozen=True)
