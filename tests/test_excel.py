@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import weightscope
 from weightscope.drawings.sheets import Field, Sheet, number_format
 from weightscope.evaluate import all_columns
+from weightscope.folders.storage import load_run
 from weightscope.present.sheets import workbook
 from weightscope.sinks import excel
-from weightscope.storage import load_run
 from weightscope.summary import counts
 
 HOSTILE = [
