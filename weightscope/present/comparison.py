@@ -42,13 +42,9 @@ def comparison_report(found: Comparison, sort: str | None, top: int | None) -> R
 
 def comparison_summary(found: Comparison) -> list[Block]:
     """What changed as a whole: counts, medians per module, the rows that moved most."""
-    blocks: list[Block] = [Paragraph(_headline(found.summary), "strong")]
-    blocks.append(groups_table("Medians per module", "module", found.summary["modules"]))
-    moved = found.summary["moved_most"]
-    if moved:
-        text = f"Moved most (by {found.summary['moved_by']}): {', '.join(moved)}"
-        blocks.append(Paragraph(text))
-    return blocks
+    headline, *others = found.sentences
+    medians = groups_table("Medians per module", "module", found.summary["modules"])
+    return [Paragraph(headline, "strong"), medians, *map(Paragraph, others)]
 
 
 def _rows_table(rows: Sequence[Row]) -> Table:
@@ -69,15 +65,6 @@ def _cell(row: Row, key: str) -> Cell:
         return Cell(text, "dim" if text == "identical" else "strong")
     style: Style = "warn" if key == "alpha_moved" and row[key] == "yes" else ""
     return Cell(short(row[key]), style)
-
-
-def _headline(summary: Mapping[str, Any]) -> str:
-    parts = [f"{n} {word}" for word, n in summary["change"].items()]
-    parts += [f"{n} {word}" for word, n in summary["reading"].items()]
-    parts.append(f"alpha moved in {summary['alpha_moved']}")
-    for key, what in (("band_changes", "band"), ("class_changes", "class")):
-        parts += [f"{what} {arrow}: {n}" for arrow, n in summary[key].items()]
-    return "; ".join(parts)
 
 
 def groups_table(title: str, by: str, groups: Sequence[Mapping[str, Any]]) -> Table:
