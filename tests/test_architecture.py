@@ -123,6 +123,7 @@ SENTENCES = {
     "farms_settings",
     "gallery",
     "inspection",
+    "keywords",
     "planning",
     "merging",
     "present",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from weightscope import plugins
 from weightscope.alignment import PrefixMap, align
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.comparison import (
@@ -19,11 +20,16 @@ from weightscope.comparison import (
 )
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
-from weightscope.evaluate import Row
+from weightscope.evaluate import Row, all_columns
+from weightscope.glossary import COMPARED
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.storage import is_run, load_run
+from weightscope.text import count_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HINT = (
     "Compared by their saved runs alone; name two checkpoints to compare the weights themselves "
@@ -60,7 +66,7 @@ class Model:
     checkpoint: Checkpoint | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Wide:
     """Several runs beside the first.
 
@@ -81,6 +87,19 @@ class Wide:
     rows: tuple[Row, ...]
     runs: tuple[Run, ...] = field(default=(), repr=False)
     maps: tuple[PrefixMap, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Wide({', '.join(map(repr, self.names))}, {count_of(len(self.rows), 'matrix')})"
+
+    def _repr_html_(self) -> str:
+        """Alpha of every matrix in each of them, as notebooks show it."""
+        return str(plugins.load("integrations", "notebook").wide_html(self))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a tidy DataFrame: ``alpha_a``, ``alpha_b``, ``alpha_delta_b``, ..."""
+        from weightscope.frames import frame
+
+        return frame(self.columns, self.rows, (*COMPARED, *all_columns()))
 
 
 def open_sides(models: Sequence[Any], how: Comparing, observer: Observer) -> Iterator[Model]:

@@ -6,20 +6,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from weightscope import plugins
 from weightscope.alignment import Pair, PrefixMap, align
 from weightscope.columns import Column
 from weightscope.difference import COLUMNS as WEIGHT_COLUMNS
 from weightscope.difference import Difference, difference_columns, reading_of
 from weightscope.distances import same_spectrum, spectrum_distance
 from weightscope.errors import IncomparableRunsError
-from weightscope.evaluate import Row, columns_of
+from weightscope.evaluate import Row, all_columns, columns_of
+from weightscope.glossary import COMPARED
 from weightscope.run import Run
 from weightscope.settings import FAMILIES
 from weightscope.spectrum import Spectrum
 from weightscope.summary import counts
-from weightscope.text import shortened
+from weightscope.text import count_of, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MUST_AGREE = (
     "metrics",
@@ -64,7 +69,7 @@ IDENTITY = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What changed from one run to another.
 
@@ -83,6 +88,20 @@ class Comparison:
     summary: Mapping[str, Any] = field(default_factory=dict)
     weights: bool = False
     runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        before, after = self.names
+        return f"Comparison({before!r} -> {after!r}, {count_of(len(self.rows), 'matrix')})"
+
+    def _repr_html_(self) -> str:
+        """What changed in every matrix, and the summary, as notebooks show it."""
+        return str(plugins.load("integrations", "notebook").comparison_html(self))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a tidy DataFrame: ``reading``, ``alpha_a``, ``alpha_b``, ..."""
+        from weightscope.frames import frame
+
+        return frame(comparison_columns(), self.rows, (*COMPARED, *all_columns()))
 
     @property
     def sentences(self) -> tuple[str, ...]:

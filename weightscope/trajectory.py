@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob
-from operator import itemgetter
+from operator import index, itemgetter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from weightscope import plugins
 from weightscope.alignment import PrefixMap, by_plain_name
+from weightscope.checkpoint import Checkpoint
+from weightscope.columns import IDENTITY
 from weightscope.comparing import Comparing, comparable_runs
 from weightscope.comparison import alpha_moved, metric_columns
 from weightscope.errors import CheckpointError, OptionError
@@ -22,12 +25,16 @@ from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.storage import is_run, read_record
 from weightscope.summary import numbers
+from weightscope.text import count_of, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONG_COLUMNS = ("step", "name", "metric", "value")
 _STATE = "trainer_state.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
     """Runs in the order of their steps.
 
@@ -55,10 +62,45 @@ class Trajectory:
         """What happened, in reading order."""
         return tuple(sentences_of(self.summary))
 
+    def __repr__(self) -> str:
+        steps = ", ".join(map(str, self.steps))
+        return f"Trajectory({count_of(len(self.names), 'matrix')} at steps {steps})"
+
+    def _repr_html_(self) -> str:
+        """The first metric of every matrix over the steps, as notebooks show it."""
+        return str(plugins.load("integrations", "notebook").trajectory_html(self))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Long form: a row per step, matrix and metric that has a value."""
+        from weightscope.frames import frame
+        from weightscope.glossary import TRACKED
+
+        metrics = self.metrics or metric_names(())
+        return frame(LONG_COLUMNS, long_rows(self, metrics), (*TRACKED, *IDENTITY))
+
     def values(self, name: str, metric: str) -> list[float | None]:
         """One metric of one matrix over the steps."""
         found = (rows.get(name, {}).get(metric) for rows in self.rows)
         return [float(v) if isinstance(v, int | float) else None for v in found]
+
+
+def listed(given: Any) -> Mapping[int, Any] | list[Any]:
+    """What ``track`` takes, from anything that a user may call a training.
+
+    A mapping of steps to models stays one; all else becomes a list, in which one model stands
+    alone, and paths are expanded.
+
+    Raises:
+        OptionError: It is nothing of the kind, or a glob matches nothing.
+    """
+    if isinstance(given, Mapping):
+        steps = [hasattr(key, "__index__") for key in given]
+        return {index(k): v for k, v in given.items()} if steps and all(steps) else [given]
+    if isinstance(given, str | Path | Run | Checkpoint) or hasattr(given, "state_dict"):
+        return expand([given])
+    if not isinstance(given, Iterable):
+        raise OptionError(f"track follows runs or checkpoints, not a {type(given).__name__}")
+    return expand(given)
 
 
 def expand(arguments: Iterable[Any]) -> list[Any]:
@@ -216,7 +258,8 @@ def metric_names(wanted: Sequence[str]) -> list[str]:
     known = [column.name for column in metric_columns()]
     for name in wanted:
         if name not in known:
-            raise OptionError(f"--metric {name!r}: no such numeric column; see weightscope explain")
+            hint = did_you_mean(name, known) or "; see weightscope explain"
+            raise OptionError(f"--metric {name!r}: no such numeric column{hint}")
     return list(wanted) or known
 
 

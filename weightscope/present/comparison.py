@@ -33,11 +33,14 @@ def comparison_report(found: Comparison, sort: str | None, top: int | None) -> R
     """The rows that differ most in what people ask first, and the summary."""
     rows = sorted_rows(found.rows, sort)
     shown = rows if top is None else rows[:top]
-    blocks: list[Block] = [_rows_table(shown)]
-    if len(shown) < len(rows):
-        blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
-    blocks += comparison_summary(found)
+    blocks = [_rows_table(shown), *not_shown(len(shown), len(rows)), *comparison_summary(found)]
     return Report(f"{found.names[0]} -> {found.names[1]}: {len(rows)} matrices", tuple(blocks))
+
+
+def not_shown(shown: int, rows: int) -> list[Block]:
+    """A remark below a table that was cut; nothing below one that was not."""
+    text = f"{rows - shown} of {rows} rows not shown."
+    return [Paragraph(text, "dim")] if shown < rows else []
 
 
 def comparison_summary(found: Comparison) -> list[Block]:
@@ -102,8 +105,9 @@ def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "a
     keys += [f"{metric}_delta_{letter}" for letter in found.letters[1:]]
     lines = tuple(
         (Cell(str(row["name"]).removesuffix(".weight")), *(Cell(short(row[key])) for key in keys))
-        for row in (rows if top is None else rows[:top])
+        for row in rows[:top]
     )
     names = [f"{x} = {name}" for x, name in zip(found.letters, found.names, strict=True)]
     table = Table("", ("name", *keys), lines, (False, *(True,) * len(keys)))
-    return Report(f"{metric} of {len(found.names)} runs", (Paragraph(", ".join(names)), table))
+    blocks = (Paragraph(", ".join(names)), table, *not_shown(len(lines), len(rows)))
+    return Report(f"{metric} of {len(found.names)} runs", blocks)

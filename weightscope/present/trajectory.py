@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from weightscope.present.comparison import not_shown
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.text import short
 from weightscope.trajectory import Trajectory, sentences_of
@@ -27,13 +28,14 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
     """One line per matrix, then what happened."""
-    names = found.names if top is None else found.names[:top]
+    names = found.names[:top]
     blocks: list[Block] = [
         Paragraph(f"Step {step} is {run.share.label} of {run.name}.", "warn")
         for step, run in zip(found.steps, found.runs, strict=True)
         if run.share
     ]
-    blocks += [_lines(found, names, metric), *trajectory_summary(found, summary)]
+    blocks += [_lines(found, names, metric), *not_shown(len(names), len(found.names))]
+    blocks += trajectory_summary(found, summary)
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
 
