@@ -28,6 +28,7 @@ from weightscope.errors import (
     RunFolderError,
 )
 from weightscope.integrations import notebook
+from weightscope.integrations.torch import Observer
 from weightscope.placement import Placement
 from weightscope.run import Run
 from weightscope.settings import Settings, parse_floor
@@ -447,3 +448,19 @@ def test_saved_runs_are_compared_and_shown_without_torch(work: Work) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith("1 added; 9 common; ") and first.endswith("True")
     assert second == "(0, 9) True"
+
+
+def test_what_an_observer_saw_is_followed() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(24, 20), torch.nn.Linear(20, 12))
+    norms = []
+    with Observer(model, every=10, metrics=("alpha", "norms"), threads=1) as observer:
+        for step in range(1, 31):
+            with torch.no_grad():
+                model[0].weight.mul_(1.1)
+            observer.step(step)
+            if step % 10 == 0:
+                weight = model[0].weight.detach().double()
+                norms.append(float(torch.linalg.matrix_norm(weight, 2)))
+    found = weightscope.track(dict(observer.history))
+    assert found.steps == (10, 20, 30)
+    assert found.values("0.weight", "spectral_norm") == pytest.approx(norms, rel=1e-6)
