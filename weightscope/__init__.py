@@ -122,11 +122,17 @@ def compare(a: Any, b: Any, /, *more: Any, **options: Any) -> Comparison | Wide:
     return comparing.compare_many(models, how) if more else comparing.compare_models(models, how)[0]
 
 
+@overload
+def track(models: Mapping[int, RunOrModel], /, **options: Unpack[TrackOptions]) -> Trajectory: ...
+
+
+@overload
 def track(
-    models: RunOrModel | Iterable[RunOrModel] | Mapping[int, RunOrModel],
-    /,
-    **options: Unpack[TrackOptions],
-) -> Trajectory:
+    models: str | Path | Iterable[RunOrModel], /, **options: Unpack[TrackOptions]
+) -> Trajectory: ...
+
+
+def track(models: Any, /, **options: Any) -> Trajectory:
     """Follow every matrix over the checkpoints of a training, in the order of their steps.
 
     The step of a path comes from ``trainer_state.json``, else from the last number of its name;
