@@ -21,11 +21,11 @@ from weightscope.comparison import (
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, all_columns
+from weightscope.folders.storage import is_run, load_run
 from weightscope.glossary import COMPARED
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
-from weightscope.storage import is_run, load_run
 from weightscope.text import count_of
 
 if TYPE_CHECKING:

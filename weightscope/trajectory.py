@@ -21,9 +21,9 @@ from weightscope.comparing import Comparing, comparable_runs
 from weightscope.comparison import alpha_moved, metric_columns
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row
+from weightscope.folders.storage import is_run, read_record
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
-from weightscope.storage import is_run, read_record
 from weightscope.summary import numbers
 from weightscope.text import count_of, did_you_mean
 
