@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -9,10 +10,7 @@ from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
 from weightscope.power_law import PowerLaw
-from weightscope.spectrum import FloatArray, Spectrum
-
-RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure", "shuffled", "quant"})
-"""Keys of every record."""
+from weightscope.spectrum import Spectrum
 
 
 def measurement_record(measured: Measurement) -> dict[str, Any]:
@@ -60,12 +58,9 @@ def _quant_record(
 
 
 def measurement_from(
-    record: dict[str, Any], matrix: Matrix, singular_values: FloatArray | None
+    record: Mapping[str, Any], matrix: Matrix, spectrum: Spectrum | None
 ) -> Measurement:
-    """The inverse of ``measurement_record``, given the singular values (descending)."""
-    spectrum = None
-    if singular_values is not None:
-        spectrum = Spectrum(singular_values, **record["spectrum"])
+    """The inverse of ``measurement_record``, given the spectrum; of a record that was checked."""
     return Measurement(
         matrix,
         EntryStatistics(**record["stats"]) if record["stats"] else None,

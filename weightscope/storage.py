@@ -19,8 +19,7 @@ import json
 import os
 import re
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,13 +29,26 @@ import numpy as np
 from weightscope.agreement import check_same
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
+from weightscope.json_types import MisfitError
 from weightscope.locks import locked
+from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
-from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
+from weightscope.records import measurement_from, measurement_record
 from weightscope.run import Run
+from weightscope.run_files import (
+    AGAIN,
+    broken,
+    checked_lines,
+    read_arrays,
+    read_object,
+    sound_lines,
+    spectrum_of,
+)
+from weightscope.run_schema import check_measurement, check_record, check_row
 from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
 
 RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
@@ -48,8 +60,6 @@ RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
     "part.json",
     ".lock",
 )
-_LARGEST = 1 << 30
-"""Bytes of a record or table: a hundred times those of the largest models."""
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -69,12 +79,17 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         RunFolderError: Not a run folder, broken, or of another schema version.
     """
     record = read_record(folder)
-    schema = record.get("schema")
-    if schema != SCHEMA_VERSION:
+    schema = record["schema"]
+    if type(schema) is not int or schema != SCHEMA_VERSION:
+        newer = isinstance(schema, int) and schema > SCHEMA_VERSION
         raise RunFolderError(
-            f"{folder}: written with schema version {schema}, this version reads {SCHEMA_VERSION}; "
-            "analyze the model again"
+            f"{folder}: written with schema version {shortened(schema)}, this version reads "
+            f"{SCHEMA_VERSION}; {'update weightscope, or ' if newer else ''}{AGAIN}"
         )
+    try:
+        check_record(record)
+    except MisfitError as error:
+        raise broken(folder / RUN, error) from None
     return record
 
 
@@ -84,17 +99,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: Not a run folder, or broken.
     """
-    path = folder / RUN
     try:
-        record = json.loads(_text_of(path))
+        record = read_object(folder / RUN)
     except FileNotFoundError:
         raise RunFolderError(f"{folder}: not a run folder (it has no {RUN})") from None
     except NotADirectoryError:
         raise RunFolderError(f"{folder}: not a run folder but a file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); analyze the model again") from None
-    if not isinstance(record, dict) or "schema" not in record:
-        raise RunFolderError(f"{path}: is not the record of a run; analyze the model again")
+    if "schema" not in record:
+        raise broken(folder / RUN, "is not the record of a run")
     return record
 
 
@@ -110,34 +122,15 @@ def load_run(folder: Path) -> Run:
             f"{folder}: the analysis was interrupted; continue it with: "
             f"weightscope analyze ... --resume --out {folder}"
         )
-    try:
-        # not splitlines: a name may hold one of the other line separators of Unicode
-        lines = _text_of(folder / TABLE).split("\n")
-        rows = tuple(json.loads(line) for line in lines if line)
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(
-            f"{folder / TABLE}: cannot be read ({error}); analyze the model again"
-        ) from None
-    columns = {column.name for column in all_columns()}
-    if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
-        raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
-    if len(rows) != record["summary"]["matrices"]:
-        raise RunFolderError(
-            f"{folder / TABLE}: has {len(rows)} rows of {record['summary']['matrices']}; analyze "
-            "the model again"
-        )
+    columns = [column.name for column in all_columns()]
+    found = [row for _, row in checked_lines(folder / TABLE, check_row)]
     summary = record.pop("summary")
     record.pop("finished")
-    details = {str(row["name"]): row.pop("details") for row in rows if "details" in row}
-    return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder))
-
-
-def _text_of(path: Path) -> str:
-    """Text of a regular file of a size that a run may have; a pipe would be waited for."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
-        raise ValueError(f"it is no file, or larger than {_LARGEST >> 20} MiB")
-    return path.read_text(encoding="utf-8", errors="surrogatepass")
+    if len(found) != summary["matrices"]:
+        raise broken(folder / TABLE, f"has {len(found)} rows of {summary['matrices']}")
+    details = {row["name"]: row["details"] for row in found if row.get("details")}
+    rows = tuple({name: row[name] for name in columns} for row in found)
+    return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder, rows))
 
 
 def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
@@ -145,31 +138,23 @@ def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
     return dumps({**row, "details": extra} if extra else row) + "\n"
 
 
-def _load_spectra(folder: Path) -> dict[str, Spectrum]:
+def _load_spectra(folder: Path, rows: Iterable[Row]) -> dict[str, Spectrum]:
+    """Spectra of a finished run, which are those of its rows."""
+    values = read_arrays(folder / SPECTRA)
+    shapes = {row["name"]: (row["N"], row["M"], row["slices"]) for row in rows}
     facts = {
         record["name"]: record["spectrum"]
-        for record in _complete_lines(folder / ROWS)
+        for _, record in checked_lines(folder / ROWS, check_measurement)
         if record["spectrum"]
     }
-    values = load_arrays(folder / SPECTRA)
-    if facts.keys() != values.keys():
-        raise RunFolderError(f"{folder / ROWS}: is broken; analyze the model again")
-    return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
-
-
-def load_arrays(path: Path) -> dict[str, FloatArray]:
-    """Arrays of a spectra file, by matrix name.
-
-    Raises:
-        RunFolderError: The file is missing or broken.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+    for name, one in facts.items():
+        if shapes.get(name) != (one["N"], one["M"], one["slices"]):
+            raise broken(folder / ROWS, f"{name!r} is no matrix of {TABLE}, or of another shape")
+    found = {
+        name: spectrum_of(folder / SPECTRA, name, values.get(name), facts.get(name))
+        for name in dict.fromkeys((*values, *facts))
+    }
+    return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
@@ -178,19 +163,6 @@ def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
 
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     replace_file(path, data)
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """Measurements in rows.jsonl; a torn last line, and what is no measurement, is dropped."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line.decode("utf-8", "surrogatepass"))
-            if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
-                records.append(record)
-    return records
 
 
 class RunWriter:
@@ -240,17 +212,19 @@ class RunWriter:
 
     def _recover(self, plan: Plan) -> dict[int, list[Measurement]]:
         """Batches that are safely on disk, and a rows file that holds those alone."""
-        lines = {record["name"]: record for record in _complete_lines(self.folder / ROWS)}
+        rows = self.folder / ROWS
+        found = sound_lines(rows, check_measurement) if rows.exists() else ()
+        lines = {record["name"]: record for record in found}
         recovered: dict[int, list[Measurement]] = {}
         for batch in plan.batches:
             part = self._part(batch)
             if not part.exists() or any(m.name not in lines for m in batch.matrices):
                 continue
             # a part that a power cut left broken is measured again
-            with contextlib.suppress(RunFolderError, TypeError):
-                arrays = load_arrays(part)
+            with contextlib.suppress(RunFolderError):
+                arrays = read_arrays(part)
                 recovered[batch.index] = [
-                    measurement_from(lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
+                    _measurement(part, lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
                 ]
         text = "".join(
             dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
@@ -306,6 +280,21 @@ class RunWriter:
                 f"{self.folder}: cannot be written ({error.strerror}); what was finished is kept, "
                 "make room and continue with --resume"
             ) from None
+
+
+def _measurement(
+    part: Path, record: Mapping[str, Any], matrix: Matrix, values: FloatArray | None
+) -> Measurement:
+    """A measurement that is safely on disk.
+
+    Raises:
+        RunFolderError: Its line and its values are not of this matrix.
+    """
+    spectrum = spectrum_of(part, matrix.name, values, record["spectrum"])
+    shape = (matrix.N, matrix.M, matrix.slices)
+    if spectrum is not None and shape != (spectrum.N, spectrum.M, spectrum.slices):
+        raise broken(part, f"{matrix.name!r} is of another shape")
+    return measurement_from(record, matrix, spectrum)
 
 
 def is_run(folder: Path) -> bool:
