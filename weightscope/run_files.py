@@ -14,7 +14,7 @@ from weightscope.json_text import finite
 from weightscope.json_types import MisfitError
 from weightscope.spectrum import FloatArray, Spectrum
 
-AGAIN = "analyze the model again"
+AGAIN = "analyze the model again (--force replaces it)"
 _LARGEST_RECORD = 1 << 26
 _LONGEST_LINE = 1 << 24
 """Bytes: a hundred times those of the largest models."""

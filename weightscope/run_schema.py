@@ -115,7 +115,10 @@ SUMMARY = entries(
             )
         ),
         "medians": each(
-            entries({"role": text, "matrices": COUNT, **dict.fromkeys(MEDIANS, optional(NUMBER))})
+            entries(
+                {"role": text, "matrices": COUNT, **dict.fromkeys(MEDIANS, optional(NUMBER))},
+                others=False,
+            )
         ),
         "worth_a_look": each(
             entries({"topic": text, "why": text, "count": optional(COUNT), "names": each(text)})

@@ -182,11 +182,11 @@ class RunWriter:
         self._provenance = dict(provenance)
         self._place = {matrix.name: i for i, matrix in enumerate(plan.matrices)}
         try:
+            self._check()
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
             self._lock = locked(folder / LOCK)
             try:
-                if (folder / RUN).exists():
-                    check_same(read_provenance(folder), self._provenance, folder)
+                self._check()  # again, now that nobody else writes it
                 write_text(folder / RUN, dumps(self._provenance, indent=1))
                 self.measured = self._recover(plan)
                 self._written = sorted(self.measured)
@@ -209,6 +209,13 @@ class RunWriter:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._lock)
+
+    def _check(self) -> None:
+        """Refuse what is there, before anything is written, unless it is the run to continue."""
+        if (self.folder / PARTS).is_symlink():
+            raise broken(self.folder / PARTS, "is a link, which no run makes")
+        if self.folder.exists() and not is_unborn(self.folder):
+            check_same(read_provenance(self.folder), self._provenance, self.folder)
 
     def _recover(self, plan: Plan) -> dict[int, list[Measurement]]:
         """Batches that are safely on disk, and a rows file that holds those alone."""
@@ -326,9 +333,13 @@ def _is_ours(entry: Path) -> bool:
     """Whether an entry of a run folder is one that a run writes."""
     names = (RUN, ROWS, SPECTRA, TABLE, PART)
     if entry.name == PARTS:
-        return entry.is_dir() and all(
-            _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
-            for part in entry.iterdir()
+        return (
+            entry.is_dir()
+            and not entry.is_symlink()
+            and all(
+                _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
+                for part in entry.iterdir()
+            )
         )
     return entry.name in {*names, LOCK} or _is_temporary(entry, "|".join(map(re.escape, names)))
 
@@ -360,16 +371,23 @@ def clear_run(folder: Path) -> None:
     Raises:
         RunFolderError: It is something else, holds other files, or another process is writing it.
     """
-    if not is_unborn(folder):
-        read_record(folder)
-    foreign = _foreign(folder)
-    if foreign:
-        raise RunFolderError(
-            f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
-            "deleted; move them, or choose another folder with --out"
-        )
-    lock = locked(folder / LOCK)
+    if folder.is_symlink():
+        raise RunFolderError(f"{folder}: is a link, which is not deleted; name the folder itself")
     try:
-        shutil.rmtree(folder)
-    finally:
-        os.close(lock)
+        if not is_unborn(folder):
+            read_record(folder)
+        foreign = _foreign(folder)
+        if foreign:
+            raise RunFolderError(
+                f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
+                "deleted; move them, or choose another folder with --out"
+            )
+        lock = locked(folder / LOCK)
+        try:
+            shutil.rmtree(folder)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be deleted ({error.strerror}); choose another folder with --out"
+        ) from None
