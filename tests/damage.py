@@ -147,7 +147,7 @@ def readers(folder: Path, other: Path, name: str, out: Path) -> list[list[str]]:
                 ("axolotl", "--top", "50%"),
                 ("trl", "--top", "50%"),
                 ("sparsity", "--target", "60%"),
-                ("lr", "--cap", "9"),
+                ("lr",),
                 ("bits", "--bits", "4.5"),
                 ("welore", "--target", "50%"),
             )

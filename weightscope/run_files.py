@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ AGAIN = "analyze the model again (--force replaces it)"
 _LARGEST_RECORD = 1 << 26
 _LONGEST_LINE = 1 << 24
 """Bytes: a hundred times those of the largest models."""
+_UNITS = 2.0
+"""No peer's units change a spectrum by more."""
 _UNREADABLE = (OSError, ValueError, RecursionError)
 
 
@@ -173,5 +175,15 @@ def spectrum_of(
     expected = facts["M"] * facts["slices"] if facts else 0
     found = 0 if values is None else len(values)
     if found != expected:
-        raise broken(path, f"{name!r} has {found} singular values, where {expected} belong")
+        raise broken(
+            path, f"{name!r} has {found} singular values, of which rows.jsonl says {expected}"
+        )
     return Spectrum(values, **facts) if values is not None and facts else None
+
+
+def belongs(spectrum: Spectrum, row: Mapping[str, Any]) -> bool:
+    """Whether a row is about a spectrum: its shape, and its norm but for a peer's units."""
+    if (spectrum.N, spectrum.M, spectrum.slices) != (row["N"], row["M"], row["slices"]):
+        return False
+    norm, largest = row["spectral_norm"], spectrum.largest
+    return norm is None or largest / _UNITS <= norm <= largest * _UNITS

@@ -34,6 +34,7 @@ from weightscope.json_types import (
     truth,
     whole,
 )
+from weightscope.layouts.roles import ROLES
 from weightscope.settings import settings_from
 from weightscope.summary import MEDIANS
 from weightscope.tensor import DTYPES
@@ -203,7 +204,7 @@ MEASUREMENT = entries(
 )
 PART = entries({"plan": each(text), "ranks": COUNTS})
 DETAILS = entries({}, {"shuffled": entries(DRAWN)})
-_ALWAYS = ("name", "module", "role", "rows", "cols", "N", "M", "slices", "params")
+_ALWAYS = ("name", "module", "rows", "cols", "N", "M", "slices", "params")
 
 
 def check_record(record: Any) -> None:
@@ -250,6 +251,10 @@ def check_row(row: Any) -> None:
         MisfitError: Naming the first value that is not what belongs there.
     """
     _row()(row, "")
+    sides = row["rows"], row["cols"]
+    entries_of = sides[0] * sides[1] * row["slices"]
+    if (row["N"], row["M"], row["params"]) != (max(sides), min(sides), entries_of):
+        raise MisfitError("N, M and params are not those of its rows, cols and slices")
     n = row["M"] * row["slices"]
     for name in _counts_of_n():
         if row[name] is not None and abs(row[name]) > n * (1 + _SLACK):
@@ -278,6 +283,8 @@ def _cell(column: Column) -> Check:
         return one_of(STATUSES)
     if column.name == "dtype":
         return one_of(DTYPES)
+    if column.name == "role":
+        return one_of(ROLES)
     check = _of_kind(column)
     return check if column.name in _ALWAYS else optional(check)
 

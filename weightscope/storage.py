@@ -39,6 +39,7 @@ from weightscope.records import measurement_from, measurement_record
 from weightscope.run import Run
 from weightscope.run_files import (
     AGAIN,
+    belongs,
     broken,
     checked_lines,
     read_arrays,
@@ -141,20 +142,21 @@ def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
 def _load_spectra(folder: Path, rows: Iterable[Row]) -> dict[str, Spectrum]:
     """Spectra of a finished run, which are those of its rows."""
     values = read_arrays(folder / SPECTRA)
-    shapes = {row["name"]: (row["N"], row["M"], row["slices"]) for row in rows}
+    by_name = {str(row["name"]): row for row in rows}
     facts = {
         record["name"]: record["spectrum"]
         for _, record in checked_lines(folder / ROWS, check_measurement)
         if record["spectrum"]
     }
-    for name, one in facts.items():
-        if shapes.get(name) != (one["N"], one["M"], one["slices"]):
-            raise broken(folder / ROWS, f"{name!r} is no matrix of {TABLE}, or of another shape")
     found = {
         name: spectrum_of(folder / SPECTRA, name, values.get(name), facts.get(name))
         for name in dict.fromkeys((*values, *facts))
     }
-    return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
+    spectra = {name: spectrum for name, spectrum in found.items() if spectrum is not None}
+    for name, spectrum in spectra.items():
+        if name not in by_name or not belongs(spectrum, by_name[name]):
+            raise broken(folder / TABLE, f"{name!r} is missing, or is not that of {SPECTRA}")
+    return spectra
 
 
 def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
