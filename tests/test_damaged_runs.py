@@ -23,13 +23,13 @@ from weightscope import analysis, plan
 from weightscope.analysis import Saving
 from weightscope.errors import RunFolderError, WeightscopeError
 from weightscope.evaluate import all_columns
+from weightscope.folders.schema import SETTINGS, check_row
+from weightscope.folders.storage import load_run
 from weightscope.json_types import MisfitError
 from weightscope.merging import Merging, merge
 from weightscope.run import Run
-from weightscope.run_schema import SETTINGS, check_row
 from weightscope.settings import Settings
 from weightscope.share import parse_share
-from weightscope.storage import load_run
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 _TWO = ("up", "down")

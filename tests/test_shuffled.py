@@ -19,11 +19,11 @@ from scipy.stats import wasserstein_distance
 from zoo import gaussian, low_rank, spiked, stored
 
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
+from weightscope.folders.records import measurement_from, measurement_record
+from weightscope.folders.schema import check_measurement
 from weightscope.measurement import Measurement, Shuffled
 from weightscope.metrics.shuffled import COLUMNS, log_divergence
 from weightscope.outcome import Failure
-from weightscope.records import measurement_from, measurement_record
-from weightscope.run_schema import check_measurement
 
 TW99 = 2.0234
 NAMES = [column.name for column in COLUMNS]

@@ -40,7 +40,7 @@ def report(
         from weightscope.cli.emit import Output, emit, run_emission
         from weightscope.cli.gating import apply_gates, read_gates
         from weightscope.evaluate import all_columns
-        from weightscope.storage import load_run
+        from weightscope.folders.storage import load_run
 
         names = [column.name for column in all_columns()]
         output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from weightscope.laws.power_law import PowerLaw
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw
 from weightscope.spectrum import Spectrum
 
 

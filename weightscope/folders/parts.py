@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from weightscope.run_files import checked_lines, checked_object
-from weightscope.run_schema import check_measurement, check_part
-from weightscope.storage import PART, ROWS
+from weightscope.folders.files import checked_lines, checked_object
+from weightscope.folders.schema import check_measurement, check_part
+from weightscope.folders.storage import PART, ROWS
 
 
 def part_record(plan: Sequence[str], ranks: Mapping[str, int]) -> dict[str, Any]:

@@ -26,18 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from weightscope.agreement import check_same
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
-from weightscope.json_types import MisfitError
-from weightscope.locks import locked
-from weightscope.matrix import Matrix
-from weightscope.measurement import Measurement
-from weightscope.outputs import replace_file
-from weightscope.plan import Batch, Plan
-from weightscope.records import measurement_from, measurement_record
-from weightscope.run import Run
-from weightscope.run_files import (
+from weightscope.folders.agreement import check_same
+from weightscope.folders.files import (
     AGAIN,
     belongs,
     broken,
@@ -47,7 +39,15 @@ from weightscope.run_files import (
     sound_lines,
     spectrum_of,
 )
-from weightscope.run_schema import check_measurement, check_record, check_row
+from weightscope.folders.locks import locked
+from weightscope.folders.records import measurement_from, measurement_record
+from weightscope.folders.schema import check_measurement, check_record, check_row
+from weightscope.json_types import MisfitError
+from weightscope.matrix import Matrix
+from weightscope.measurement import Measurement
+from weightscope.outputs import replace_file
+from weightscope.plan import Batch, Plan
+from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
