@@ -12,6 +12,7 @@ import numpy as np
 from weightscope.errors import RunFolderError
 from weightscope.json_text import finite
 from weightscope.json_types import MisfitError
+from weightscope.outputs import replace_file
 from weightscope.spectrum import FloatArray, Spectrum
 
 AGAIN = "analyze the model again (--force replaces it)"
@@ -26,6 +27,12 @@ _UNREADABLE = (OSError, ValueError, RecursionError)
 def broken(path: Path, why: object) -> RunFolderError:
     """What is said of a file that is not what a run has written."""
     return RunFolderError(f"{path}: {why}; {AGAIN}")
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    if isinstance(error, PermissionError):
+        return RunFolderError(f"{path}: cannot be read (you lack the permission)")
+    return broken(path, f"cannot be read ({_cause(error)})")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except _UNREADABLE as error:
-        raise broken(path, f"cannot be read ({_cause(error)})") from None
+        raise _unreadable(path, error) from None
     if not isinstance(record, dict):
         raise broken(path, "is no object")
     return record
@@ -113,7 +120,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes, Any]]:
                 if line.strip():
                     yield f"line {number}", line.rstrip(b"\r\n"), _value(line)
     except _UNREADABLE as error:
-        raise broken(path, f"cannot be read ({_cause(error)})") from None
+        raise _unreadable(path, error) from None
 
 
 def _value(line: bytes) -> Any:
@@ -150,7 +157,7 @@ def read_arrays(path: Path) -> dict[str, FloatArray]:
         with safe_open(path, framework="numpy") as stored:
             return {name: _spectrum(path, stored, name) for name in stored.keys()}  # noqa: SIM118
     except (*_UNREADABLE, SafetensorError) as error:
-        raise broken(path, f"cannot be read ({_cause(error)})") from None
+        raise _unreadable(path, error) from None
 
 
 def _spectrum(path: Path, stored: Any, name: str) -> FloatArray:
@@ -162,6 +169,14 @@ def _spectrum(path: Path, stored: Any, name: str) -> FloatArray:
     if not (np.isfinite(values).all() and values[-1] >= 0 and (np.diff(values) <= 0).all()):
         raise broken(path, f"{name!r} holds no singular values, which descend and are not negative")
     return values
+
+
+def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
+    """Write a spectra file whole or not at all."""
+    from safetensors.numpy import save
+
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    replace_file(path, data)
 
 
 def spectrum_of(

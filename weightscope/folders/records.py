@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from weightscope.folders.files import broken, spectrum_of
 from weightscope.laws.power_law import PowerLaw
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
-from weightscope.spectrum import Spectrum
+from weightscope.spectrum import FloatArray, Spectrum
 
 
 def measurement_record(measured: Measurement) -> dict[str, Any]:
@@ -70,6 +72,21 @@ def measurement_from(
         _shuffled_from(record["shuffled"]),
         _quant_from(record["quant"]),
     )
+
+
+def recovered(
+    part: Path, record: Mapping[str, Any], matrix: Matrix, values: FloatArray | None
+) -> Measurement:
+    """A measurement that is safely on disk.
+
+    Raises:
+        RunFolderError: Its line and its values are not of this matrix.
+    """
+    spectrum = spectrum_of(part, matrix.name, values, record["spectrum"])
+    shape = (matrix.N, matrix.M, matrix.slices)
+    if spectrum is not None and shape != (spectrum.N, spectrum.M, spectrum.slices):
+        raise broken(part, f"{matrix.name!r} is of another shape")
+    return measurement_from(record, matrix, spectrum)
 
 
 def _farms_from(record: dict[str, Any] | None) -> FarmsFit | Failure | None:

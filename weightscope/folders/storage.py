@@ -24,8 +24,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
 from weightscope.folders.agreement import check_same
@@ -36,19 +34,19 @@ from weightscope.folders.files import (
     checked_lines,
     read_arrays,
     read_object,
+    save_arrays,
     sound_lines,
     spectrum_of,
 )
 from weightscope.folders.locks import locked
-from weightscope.folders.records import measurement_from, measurement_record
+from weightscope.folders.records import measurement_record, recovered
 from weightscope.folders.schema import check_measurement, check_record, check_row
 from weightscope.json_types import MisfitError
-from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
 from weightscope.run import Run
-from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.spectrum import Spectrum
 from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
 
@@ -159,14 +157,6 @@ def _load_spectra(folder: Path, rows: Iterable[Row]) -> dict[str, Spectrum]:
     return spectra
 
 
-def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
-    """Write a spectra file whole or not at all."""
-    from safetensors.numpy import save
-
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    replace_file(path, data)
-
-
 class RunWriter:
     """A run folder while it is being filled; a lock keeps a second process out.
 
@@ -224,7 +214,7 @@ class RunWriter:
         rows = self.folder / ROWS
         found = sound_lines(rows, check_measurement) if rows.exists() else ()
         lines = {record["name"]: record for record in found}
-        recovered: dict[int, list[Measurement]] = {}
+        safe: dict[int, list[Measurement]] = {}
         for batch in plan.batches:
             part = self._part(batch)
             if not part.exists() or any(m.name not in lines for m in batch.matrices):
@@ -232,14 +222,12 @@ class RunWriter:
             # a part that a power cut left broken is measured again
             with contextlib.suppress(RunFolderError):
                 arrays = read_arrays(part)
-                recovered[batch.index] = [
-                    _measurement(part, lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
+                safe[batch.index] = [
+                    recovered(part, lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
                 ]
-        text = "".join(
-            dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
-        )
+        text = "".join(dumps(measurement_record(m)) + "\n" for i in sorted(safe) for m in safe[i])
         write_text(self.folder / ROWS, text)
-        return recovered
+        return safe
 
     def _part(self, batch: Batch) -> Path:
         return self.folder / PARTS / f"{batch.index:06d}.safetensors"
@@ -291,24 +279,12 @@ class RunWriter:
             ) from None
 
 
-def _measurement(
-    part: Path, record: Mapping[str, Any], matrix: Matrix, values: FloatArray | None
-) -> Measurement:
-    """A measurement that is safely on disk.
-
-    Raises:
-        RunFolderError: Its line and its values are not of this matrix.
-    """
-    spectrum = spectrum_of(part, matrix.name, values, record["spectrum"])
-    shape = (matrix.N, matrix.M, matrix.slices)
-    if spectrum is not None and shape != (spectrum.N, spectrum.M, spectrum.slices):
-        raise broken(part, f"{matrix.name!r} is of another shape")
-    return measurement_from(record, matrix, spectrum)
-
-
 def is_run(folder: Path) -> bool:
-    """Whether a path is a run folder, of whatever state and version."""
-    return (folder / RUN).is_file()
+    """Whether a path is a run folder, of whatever state and version, as far as one may look."""
+    try:
+        return (folder / RUN).is_file()
+    except OSError:
+        return False
 
 
 def write_finished(folder: Path, run: Run, part: Mapping[str, Any] | None = None) -> None:
