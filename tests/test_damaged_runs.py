@@ -128,7 +128,7 @@ def test_a_damaged_run_is_read_or_refused_by_name(runs: Path, data: st.DataObjec
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_verb_reads_a_damaged_run_or_refuses_it(runs: Path, data: st.DataObject) -> None:
     file, raw = data.draw(damages(files_of(runs / "whole-1")))
