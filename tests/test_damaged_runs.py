@@ -233,6 +233,16 @@ def test_a_finished_table_is_not_printed_before_spectra_are_known(runs: Path) ->
     assert not page.exists()
 
 
+def test_an_absurd_name_is_no_training_step(runs: Path) -> None:
+    for name, code in (("1" * 5000, 1), ("step-7-" + "1" * 5000, 0)):
+        bad = copy_of(
+            runs / "whole-1", "run.json", edited(runs / "whole-1", "run.json", 1, "model", name)
+        )
+        found = said("track", str(bad), str(runs / "whole-2"), "--csv", "-")
+        assert found[0] == code and ("its training step" in found[2]) == bool(code)
+        assert found[1].startswith("" if code else "step,") and "unexpected" not in found[2]
+
+
 # ----------------------------------------------------------------------------------- spectra
 
 

@@ -23,6 +23,8 @@ from weightscope.summary import numbers
 
 LONG_COLUMNS = ("step", "name", "metric", "value")
 _STATE = "trainer_state.json"
+_LONGEST_STEP = 18
+"""Digits."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,16 @@ def step_of(model: str) -> int:
             return step
     # the folder of a run may carry a number of its own, which keeps runs apart
     of_model = str(read_record(path).get("model")) if is_run(path) else path.name
-    digits = re.findall(r"\d+", of_model) or re.findall(r"\d+", path.name.partition(".shard-")[0])
+    names = of_model, path.name.partition(".shard-")[0]
+    digits = next(filter(None, (_numbers_in(name) for name in names)), [])
     if not digits:
         raise CheckpointError(f"{model}: neither a {_STATE} nor its name tells its training step")
     return int(digits[-1])
+
+
+def _numbers_in(name: str) -> list[str]:
+    """Numbers of a name that may be steps; a longer one is a hash, or a joke."""
+    return [digits for digits in re.findall(r"\d+", name) if len(digits) <= _LONGEST_STEP]
 
 
 def track(models: Sequence[str], how: Comparing, observer: Observer | None = None) -> Trajectory:
