@@ -129,8 +129,8 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.present.page_comparison import wide_page
     from weightscope.present.provenance import provenance_of_all
 
-    if shape[0] is not o.By.name or how.weights:
-        raise OptionError("--by and --weights compare two models, not more")
+    if shape[0] is not o.By.name:
+        raise OptionError("--by compares two models, not more")
     columns = wide_columns(len(runs))
     output.check(columns)
     gates = read_gates(shape[1], columns)

@@ -61,18 +61,16 @@ def track(
 
         output = Output(format, csv, json, None, top, bom, force, excel, png, svg, html, quiet)
         output.check(())
-        metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         how = Comparing(False, prefixes, force, not no_save, settings, access)
         with Talk(quiet) as talk:
-            found = t.track(t.expand(runs), how, talk)
-        summary = t.summarise(found)
-        shown = metrics[0]
+            found = t.track(t.expand(runs), how, talk, metric or ())
+        summary, shown = found.summary, found.metrics[0]
         emission = Emission(
             t.LONG_COLUMNS,
-            t.long_rows(found, metrics),
+            t.long_rows(found, found.metrics),
             {"runs": [run.provenance for run in found.runs], "summary": summary},
             lambda: trajectory_report(found, summary, shown, top),
             provenance_of_all([run.provenance for run in found.runs]),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from weightscope.present.comparison import not_shown
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.text import short
-from weightscope.trajectory import Trajectory
+from weightscope.trajectory import Trajectory, sentences_of
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -27,20 +28,21 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
     """One line per matrix, then what happened."""
-    names = found.names if top is None else found.names[:top]
+    names = found.names[:top]
     blocks: list[Block] = [
         Paragraph(f"Step {step} is {run.share.label} of {run.name}.", "warn")
         for step, run in zip(found.steps, found.runs, strict=True)
         if run.share
     ]
-    blocks += [_lines(found, names, metric), *trajectory_summary(found, summary)]
+    blocks += [_lines(found, names, metric), *not_shown(len(names), len(found.names))]
+    blocks += trajectory_summary(found, summary)
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
 
 
 def trajectory_summary(found: Trajectory, summary: Any) -> list[Block]:
     """What happened as a whole: medians over time, what moved first, what left its band."""
-    return [_medians(found, summary), *map(Paragraph, _sentences(summary))]
+    return [_medians(found, summary), *map(Paragraph, sentences_of(summary))]
 
 
 def _lines(found: Trajectory, names: Sequence[str], metric: str) -> Table:
@@ -73,23 +75,3 @@ def _medians(found: Trajectory, summary: Any) -> Table:
     return Table(
         "Median alpha per role", headers, rows, numeric, tuple(map(str, found.steps[1:-1]))
     )
-
-
-def _sentences(summary: Any) -> list[str]:
-    first = summary["first_to_move"]
-    texts = ["No exponent moved by more than its uncertainty."]
-    if first:
-        texts = [
-            f"First to move, at step {first['step']}: {', '.join(first['names'])}"
-            + (f" and {first['count'] - 5} more." if first["count"] > 5 else ".")
-        ]
-    growth = summary["spectral_norm_growth"]
-    if growth:
-        largest = ", ".join(f"{g['name']} x{g['ratio']:.2f}" for g in growth[:3])
-        texts.append(f"Spectral norms grew most in {largest}.")
-    left = summary["left_their_band"]
-    if left:
-        moves = [f"{b['name']} ({b['from']} to {b['to']} at {b['step']})" for b in left[:5]]
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-        texts.append(f"Left their band: {', '.join(moves)}{more}.")
-    return texts
