@@ -17,6 +17,7 @@ GROUND = {
     "columns",
     "errors",
     "json_text",
+    "json_types",
     "once",
     "outcome",
     "plugins",

@@ -17,7 +17,9 @@ from pages import ATTACKS, Markup, comparison, hostile_run, several, training, t
 
 from weightscope import charting
 from weightscope.drawings.page import Page
+from weightscope.evaluate import all_columns
 from weightscope.folders import storage
+from weightscope.folders.files import save_arrays
 from weightscope.folders.records import measurement_record
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.present.page import MOST_SPECTRA, run_page
@@ -233,6 +235,8 @@ def _large_run(folder: Path, count: int, order: int) -> None:
     rng = np.random.default_rng(0)
     source = next(row for row in hostile_run().rows if row["role"] == "attn_q")
     details = hostile_run().details[str(source["name"])]["shuffled"]
+    free = {c.name for c in all_columns() if c.range in {"(0, inf)", "[0, inf)", "(-inf, inf)"}}
+    shape = {**dict.fromkeys(("rows", "cols", "N", "M"), order), "Q": 1.0, "params": order**2}
     rows, lines, arrays = [], [], {}
     ranks = np.unique(np.geomspace(1, order, 90).astype(int)).tolist()
     for i in range(count):
@@ -240,12 +244,12 @@ def _large_run(folder: Path, count: int, order: int) -> None:
         values = np.sort(rng.lognormal(0, 1, order))[::-1]
         spectrum = Spectrum(values, order, order, solver="given")
         numbers = {
-            key: value * float(rng.uniform(0.5, 2)) if isinstance(value, float) else value
+            key: value * float(rng.uniform(0.5, 2)) if key in free and value else value
             for key, value in source.items()
         }
         module = f"model.layers.#.self_attn.projection_number_{i % 7}"
-        cells = {"name": name, "block": i // 7, "module": module}
-        cells["spectral_norm"] = float(values[0])
+        cells: dict[str, Any] = {"name": name, "block": i // 7, "module": module}
+        cells |= {**shape, "spectral_norm": float(values[0])}
         drawn = {"ranks": ranks, "singular_values": [float(values[rank - 1]) for rank in ranks]}
         rows.append({**numbers, **cells, "details": {"shuffled": {**details, **drawn}}})
         record = measurement_record(Measurement(_matrix(), _statistics(), spectrum))
@@ -254,7 +258,7 @@ def _large_run(folder: Path, count: int, order: int) -> None:
     folder.mkdir()
     summary = {**hostile_run().summary, "matrices": count}
     provenance = {**hostile_run().provenance, "finished": True, "summary": summary}
-    storage.save_arrays(folder / storage.SPECTRA, arrays)
+    save_arrays(folder / storage.SPECTRA, arrays)
     for name, records in ((storage.ROWS, lines), (storage.TABLE, rows)):
         storage.write_text(folder / name, "".join(storage.dumps(r) + "\n" for r in records))
     storage.write_text(folder / storage.RUN, storage.dumps(provenance))

@@ -19,7 +19,8 @@ from scipy.stats import wasserstein_distance
 from zoo import gaussian, low_rank, spiked, stored
 
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
-from weightscope.folders.records import RECORD_KEYS, measurement_from, measurement_record
+from weightscope.folders.records import measurement_from, measurement_record
+from weightscope.folders.schema import check_measurement
 from weightscope.measurement import Measurement, Shuffled
 from weightscope.metrics.shuffled import COLUMNS, log_divergence
 from weightscope.outcome import Failure
@@ -327,10 +328,8 @@ def test_nothing_is_shuffled_unless_asked_for_or_for_zeros() -> None:
 def kept(measured: Measurement) -> Measurement:
     """Through JSON and back, as a run folder keeps it."""
     record = json.loads(json.dumps(measurement_record(measured), allow_nan=False))
-    assert record.keys() == RECORD_KEYS
-    spectrum = measured.spectrum
-    values = spectrum.singular_values if spectrum else None
-    return measurement_from(record, measured.matrix, values)
+    check_measurement(record)
+    return measurement_from(record, measured.matrix, measured.spectrum)
 
 
 @pytest.mark.parametrize("replicas", [None, 1, 5])

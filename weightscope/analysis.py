@@ -22,6 +22,7 @@ from weightscope.folders.storage import (
     RunWriter,
     clear_run,
     is_replaceable,
+    is_run,
     is_unborn,
     load_run,
     read_provenance,
@@ -301,7 +302,12 @@ def _choose_folder(
         if state == "empty":
             return folder, None
         if state == "finished":
-            return folder, load_run(folder)
+            try:
+                return folder, load_run(folder)
+            except RunFolderError as error:
+                observer.note(f"not used again: {error}")
+        if state == "damaged":
+            observer.note(f"{folder} is no run that can be read; it is left as it is")
         if state == "interrupted" and saving.resume:
             observer.note(f"continuing {folder}")
             return folder, None
@@ -343,7 +349,10 @@ def _explicit_folder(
 
 
 def _state(folder: Path, provenance: Mapping[str, Any]) -> str:
-    """``finished`` or ``interrupted`` where the folder holds a run of this provenance."""
+    """``finished`` or ``interrupted`` where the folder holds a run of this provenance.
+
+    Else ``empty``, ``damaged`` where it holds a run that cannot be read, or ``other``.
+    """
     if is_unborn(folder):
         return "empty"
     if provenance["source"]["format"] == "memory":
@@ -351,7 +360,7 @@ def _state(folder: Path, provenance: Mapping[str, Any]) -> str:
     try:
         found = read_provenance(folder)
     except RunFolderError:
-        return "other"
+        return "damaged" if is_run(folder) else "other"
     if next(differences(found, provenance), None) is not None:
         return "other"
     return "finished" if found.get("finished") else "interrupted"

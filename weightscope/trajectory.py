@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LONG_COLUMNS = ("step", "name", "metric", "value")
 _STATE = "trainer_state.json"
+_LONGEST_STEP = 18
+"""Digits."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,8 +188,12 @@ def _step_of_object(model: Any) -> int:
 
 
 def _last_number(of_model: str, of_folder: str) -> int | None:
-    digits = re.findall(r"\d+", of_model) or re.findall(r"\d+", of_folder.partition(".shard-")[0])
-    return int(digits[-1]) if digits else None
+    for name in (of_model, of_folder.partition(".shard-")[0]):
+        # a longer one is a hash, or a joke
+        found = [digits for digits in re.findall(r"\d+", name) if len(digits) <= _LONGEST_STEP]
+        if found:
+            return int(found[-1])
+    return None
 
 
 def track(

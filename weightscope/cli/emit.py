@@ -147,36 +147,55 @@ class Emission:
 
 
 def emit(emission: Emission, output: Output) -> None:
-    """Write everything that was asked for; standard output last."""
-    if output.csv is not None:
-        text = csv.render(emission.columns, emission.rows)
-        write_output(output.csv, text, output.bom)
-        if output.csv != STDOUT:
-            write_output(output.csv + ".run.json", json.dumps(emission.facts))
-        output.wrote(output.csv)
-    if output.json is not None:
-        write_output(output.json, _json(emission))
-        output.wrote(output.json)
-    if output.excel is not None:
-        _write_excel(emission, output.excel)
-        output.wrote(output.excel)
-    if output.folders:
-        _draw(emission, output)
-    if output.html is not None and emission.page is not None:
-        from weightscope.sinks import html
-
-        write_output(output.html, html.render(emission.page()))
-        output.wrote(output.html)
+    """Write everything that was asked for; standard output last, after all that can fail."""
+    written: list[tuple[str | None, Callable[[Emission, Output], None]]] = [
+        (output.csv, _emit_csv),
+        (output.json, _emit_json),
+        (output.excel, _emit_excel),
+        *((folder, _draw) for folder in sorted(output.folders.values())[:1]),
+        (output.html, _emit_html),
+    ]
+    for target, write in written:
+        if target is not None and target != STDOUT:
+            write(emission, output)
+    for target, write in written:
+        if target == STDOUT:
+            write(emission, output)
     if STDOUT not in output.targets.values():
         _emit_to_stdout(emission, output)
 
 
-def _write_excel(emission: Emission, target: str) -> None:
+def _emit_csv(emission: Emission, output: Output) -> None:
+    target = output.csv or STDOUT
+    write_output(target, csv.render(emission.columns, emission.rows), output.bom)
+    if target != STDOUT:
+        write_output(target + ".run.json", json.dumps(emission.facts))
+    output.wrote(target)
+
+
+def _emit_json(emission: Emission, output: Output) -> None:
+    target = output.json or STDOUT
+    write_output(target, _json(emission))
+    output.wrote(target)
+
+
+def _emit_excel(emission: Emission, output: Output) -> None:
     from weightscope.present.sheets import workbook
     from weightscope.sinks import excel
 
+    target = output.excel or STDOUT
     sheets = workbook(emission.columns, emission.rows, emission.facts, emission.glossary)
     write_binary(target, excel.render(sheets))
+    output.wrote(target)
+
+
+def _emit_html(emission: Emission, output: Output) -> None:
+    from weightscope.sinks import html
+
+    if emission.page is not None:
+        target = output.html or STDOUT
+        write_output(target, html.render(emission.page()))
+        output.wrote(target)
 
 
 def _draw(emission: Emission, output: Output) -> None:

@@ -13,8 +13,11 @@ def locked(path: Path) -> int:
 
     Raises:
         RunFolderError: Another process holds it.
+        OSError: It cannot be made, or is a link.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # never through a link, which would make a file elsewhere
+    own = getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | own, 0o644)
     try:
         import fcntl
     except ImportError:  # Windows: no advisory locks

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from weightscope.errors import RunFolderError
+from weightscope.folders.files import checked_lines, checked_object
+from weightscope.folders.schema import check_measurement, check_part
 from weightscope.folders.storage import PART, ROWS
 
 
@@ -27,12 +27,8 @@ def read_part(folder: Path) -> tuple[list[str], dict[str, int]]:
     Raises:
         RunFolderError: The file is missing or broken.
     """
-    path = folder / PART
-    try:
-        record = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-        return list(record["plan"]), dict(record["ranks"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _broken(path, error) from None
+    record = checked_object(folder / PART, check_part)
+    return record["plan"], record["ranks"]
 
 
 def measured_lines(folder: Path) -> dict[str, bytes]:
@@ -41,13 +37,5 @@ def measured_lines(folder: Path) -> dict[str, bytes]:
     Raises:
         RunFolderError: The file is missing or broken.
     """
-    path = folder / ROWS
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-        return {json.loads(line.decode("utf-8", "surrogatepass"))["name"]: line for line in lines}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _broken(path, error) from None
-
-
-def _broken(path: Path, error: Exception) -> RunFolderError:
-    return RunFolderError(f"{path}: cannot be read ({error}); analyze the part again")
+    lines = checked_lines(folder / ROWS, check_measurement)
+    return {record["name"]: line for line, record in lines}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from weightscope.folders.files import broken, spectrum_of
 from weightscope.laws.power_law import PowerLaw
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
 from weightscope.spectrum import FloatArray, Spectrum
-
-RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure", "shuffled", "quant"})
-"""Keys of every record."""
 
 
 def measurement_record(measured: Measurement) -> dict[str, Any]:
@@ -60,12 +60,9 @@ def _quant_record(
 
 
 def measurement_from(
-    record: dict[str, Any], matrix: Matrix, singular_values: FloatArray | None
+    record: Mapping[str, Any], matrix: Matrix, spectrum: Spectrum | None
 ) -> Measurement:
-    """The inverse of ``measurement_record``, given the singular values (descending)."""
-    spectrum = None
-    if singular_values is not None:
-        spectrum = Spectrum(singular_values, **record["spectrum"])
+    """The inverse of ``measurement_record``, given the spectrum; of a record that was checked."""
     return Measurement(
         matrix,
         EntryStatistics(**record["stats"]) if record["stats"] else None,
@@ -75,6 +72,21 @@ def measurement_from(
         _shuffled_from(record["shuffled"]),
         _quant_from(record["quant"]),
     )
+
+
+def recovered(
+    part: Path, record: Mapping[str, Any], matrix: Matrix, values: FloatArray | None
+) -> Measurement:
+    """A measurement that is safely on disk.
+
+    Raises:
+        RunFolderError: Its line and its values are not of this matrix.
+    """
+    spectrum = spectrum_of(part, matrix.name, values, record["spectrum"])
+    shape = (matrix.N, matrix.M, matrix.slices)
+    if spectrum is not None and shape != (spectrum.N, spectrum.M, spectrum.slices):
+        raise broken(part, f"{matrix.name!r} is of another shape")
+    return measurement_from(record, matrix, spectrum)
 
 
 def _farms_from(record: dict[str, Any] | None) -> FarmsFit | Failure | None:

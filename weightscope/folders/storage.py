@@ -19,24 +19,35 @@ import json
 import os
 import re
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
 from weightscope.folders.agreement import check_same
+from weightscope.folders.files import (
+    AGAIN,
+    belongs,
+    broken,
+    checked_lines,
+    read_arrays,
+    read_object,
+    save_arrays,
+    sound_lines,
+    spectrum_of,
+)
 from weightscope.folders.locks import locked
-from weightscope.folders.records import RECORD_KEYS, measurement_from, measurement_record
+from weightscope.folders.records import measurement_record, recovered
+from weightscope.folders.schema import check_measurement, check_record, check_row
+from weightscope.json_types import MisfitError
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
 from weightscope.run import Run
-from weightscope.spectrum import FloatArray, Spectrum
+from weightscope.spectrum import Spectrum
+from weightscope.text import shortened
 from weightscope.version import SCHEMA_VERSION
 
 RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
@@ -48,8 +59,6 @@ RUN, ROWS, PARTS, SPECTRA, TABLE, PART, LOCK = (
     "part.json",
     ".lock",
 )
-_LARGEST = 1 << 30
-"""Bytes of a record or table: a hundred times those of the largest models."""
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -69,12 +78,17 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         RunFolderError: Not a run folder, broken, or of another schema version.
     """
     record = read_record(folder)
-    schema = record.get("schema")
-    if schema != SCHEMA_VERSION:
+    schema = record["schema"]
+    if type(schema) is not int or schema != SCHEMA_VERSION:
+        newer = isinstance(schema, int) and schema > SCHEMA_VERSION
         raise RunFolderError(
-            f"{folder}: written with schema version {schema}, this version reads {SCHEMA_VERSION}; "
-            "analyze the model again"
+            f"{folder}: written with schema version {shortened(schema)}, this version reads "
+            f"{SCHEMA_VERSION}; {'update weightscope, or ' if newer else ''}{AGAIN}"
         )
+    try:
+        check_record(record)
+    except MisfitError as error:
+        raise broken(folder / RUN, error) from None
     return record
 
 
@@ -84,17 +98,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: Not a run folder, or broken.
     """
-    path = folder / RUN
     try:
-        record = json.loads(_text_of(path))
+        record = read_object(folder / RUN)
     except FileNotFoundError:
         raise RunFolderError(f"{folder}: not a run folder (it has no {RUN})") from None
     except NotADirectoryError:
         raise RunFolderError(f"{folder}: not a run folder but a file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); analyze the model again") from None
-    if not isinstance(record, dict) or "schema" not in record:
-        raise RunFolderError(f"{path}: is not the record of a run; analyze the model again")
+    if "schema" not in record:
+        raise broken(folder / RUN, "is not the record of a run")
     return record
 
 
@@ -110,34 +121,15 @@ def load_run(folder: Path) -> Run:
             f"{folder}: the analysis was interrupted; continue it with: "
             f"weightscope analyze ... --resume --out {folder}"
         )
-    try:
-        # not splitlines: a name may hold one of the other line separators of Unicode
-        lines = _text_of(folder / TABLE).split("\n")
-        rows = tuple(json.loads(line) for line in lines if line)
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(
-            f"{folder / TABLE}: cannot be read ({error}); analyze the model again"
-        ) from None
-    columns = {column.name for column in all_columns()}
-    if not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
-        raise RunFolderError(f"{folder / TABLE}: is broken; analyze the model again")
-    if len(rows) != record["summary"]["matrices"]:
-        raise RunFolderError(
-            f"{folder / TABLE}: has {len(rows)} rows of {record['summary']['matrices']}; analyze "
-            "the model again"
-        )
+    columns = [column.name for column in all_columns()]
+    found = [row for _, row in checked_lines(folder / TABLE, check_row)]
     summary = record.pop("summary")
     record.pop("finished")
-    details = {str(row["name"]): row.pop("details") for row in rows if "details" in row}
-    return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder))
-
-
-def _text_of(path: Path) -> str:
-    """Text of a regular file of a size that a run may have; a pipe would be waited for."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
-        raise ValueError(f"it is no file, or larger than {_LARGEST >> 20} MiB")
-    return path.read_text(encoding="utf-8", errors="surrogatepass")
+    if len(found) != summary["matrices"]:
+        raise broken(folder / TABLE, f"has {len(found)} rows of {summary['matrices']}")
+    details = {row["name"]: row["details"] for row in found if row.get("details")}
+    rows = tuple({name: row[name] for name in columns} for row in found)
+    return Run(record, rows, summary, folder, False, details, lambda: _load_spectra(folder, rows))
 
 
 def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
@@ -145,52 +137,24 @@ def _line(row: Row, details: Mapping[str, Mapping[str, Any]]) -> str:
     return dumps({**row, "details": extra} if extra else row) + "\n"
 
 
-def _load_spectra(folder: Path) -> dict[str, Spectrum]:
+def _load_spectra(folder: Path, rows: Iterable[Row]) -> dict[str, Spectrum]:
+    """Spectra of a finished run, which are those of its rows."""
+    values = read_arrays(folder / SPECTRA)
+    by_name = {str(row["name"]): row for row in rows}
     facts = {
         record["name"]: record["spectrum"]
-        for record in _complete_lines(folder / ROWS)
+        for _, record in checked_lines(folder / ROWS, check_measurement)
         if record["spectrum"]
     }
-    values = load_arrays(folder / SPECTRA)
-    if facts.keys() != values.keys():
-        raise RunFolderError(f"{folder / ROWS}: is broken; analyze the model again")
-    return {name: Spectrum(array, **facts[name]) for name, array in values.items()}
-
-
-def load_arrays(path: Path) -> dict[str, FloatArray]:
-    """Arrays of a spectra file, by matrix name.
-
-    Raises:
-        RunFolderError: The file is missing or broken.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); analyze the model again") from None
-
-
-def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:
-    """Write a spectra file whole or not at all."""
-    from safetensors.numpy import save
-
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    replace_file(path, data)
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """Measurements in rows.jsonl; a torn last line, and what is no measurement, is dropped."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line.decode("utf-8", "surrogatepass"))
-            if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
-                records.append(record)
-    return records
+    found = {
+        name: spectrum_of(folder / SPECTRA, name, values.get(name), facts.get(name))
+        for name in dict.fromkeys((*values, *facts))
+    }
+    spectra = {name: spectrum for name, spectrum in found.items() if spectrum is not None}
+    for name, spectrum in spectra.items():
+        if name not in by_name or not belongs(spectrum, by_name[name]):
+            raise broken(folder / TABLE, f"{name!r} is missing, or is not that of {SPECTRA}")
+    return spectra
 
 
 class RunWriter:
@@ -210,11 +174,11 @@ class RunWriter:
         self._provenance = dict(provenance)
         self._place = {matrix.name: i for i, matrix in enumerate(plan.matrices)}
         try:
+            self._check()
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
             self._lock = locked(folder / LOCK)
             try:
-                if (folder / RUN).exists():
-                    check_same(read_provenance(folder), self._provenance, folder)
+                self._check()  # again, now that nobody else writes it
                 write_text(folder / RUN, dumps(self._provenance, indent=1))
                 self.measured = self._recover(plan)
                 self._written = sorted(self.measured)
@@ -238,25 +202,32 @@ class RunWriter:
     ) -> None:
         os.close(self._lock)
 
+    def _check(self) -> None:
+        """Refuse what is there, before anything is written, unless it is the run to continue."""
+        if (self.folder / PARTS).is_symlink():
+            raise broken(self.folder / PARTS, "is a link, which no run makes")
+        if self.folder.exists() and not is_unborn(self.folder):
+            check_same(read_provenance(self.folder), self._provenance, self.folder)
+
     def _recover(self, plan: Plan) -> dict[int, list[Measurement]]:
         """Batches that are safely on disk, and a rows file that holds those alone."""
-        lines = {record["name"]: record for record in _complete_lines(self.folder / ROWS)}
-        recovered: dict[int, list[Measurement]] = {}
+        rows = self.folder / ROWS
+        found = sound_lines(rows, check_measurement) if rows.exists() else ()
+        lines = {record["name"]: record for record in found}
+        safe: dict[int, list[Measurement]] = {}
         for batch in plan.batches:
             part = self._part(batch)
             if not part.exists() or any(m.name not in lines for m in batch.matrices):
                 continue
             # a part that a power cut left broken is measured again
-            with contextlib.suppress(RunFolderError, TypeError):
-                arrays = load_arrays(part)
-                recovered[batch.index] = [
-                    measurement_from(lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
+            with contextlib.suppress(RunFolderError):
+                arrays = read_arrays(part)
+                safe[batch.index] = [
+                    recovered(part, lines[m.name], m, arrays.get(m.name)) for m in batch.matrices
                 ]
-        text = "".join(
-            dumps(measurement_record(m)) + "\n" for i in sorted(recovered) for m in recovered[i]
-        )
+        text = "".join(dumps(measurement_record(m)) + "\n" for i in sorted(safe) for m in safe[i])
         write_text(self.folder / ROWS, text)
-        return recovered
+        return safe
 
     def _part(self, batch: Batch) -> Path:
         return self.folder / PARTS / f"{batch.index:06d}.safetensors"
@@ -309,8 +280,11 @@ class RunWriter:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a path is a run folder, of whatever state and version."""
-    return (folder / RUN).is_file()
+    """Whether a path is a run folder, of whatever state and version, as far as one may look."""
+    try:
+        return (folder / RUN).is_file()
+    except OSError:
+        return False
 
 
 def write_finished(folder: Path, run: Run, part: Mapping[str, Any] | None = None) -> None:
@@ -337,9 +311,13 @@ def _is_ours(entry: Path) -> bool:
     """Whether an entry of a run folder is one that a run writes."""
     names = (RUN, ROWS, SPECTRA, TABLE, PART)
     if entry.name == PARTS:
-        return entry.is_dir() and all(
-            _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
-            for part in entry.iterdir()
+        return (
+            entry.is_dir()
+            and not entry.is_symlink()
+            and all(
+                _PART.fullmatch(part.name) or _is_temporary(part, r"\d{6}\.safetensors")
+                for part in entry.iterdir()
+            )
         )
     return entry.name in {*names, LOCK} or _is_temporary(entry, "|".join(map(re.escape, names)))
 
@@ -371,16 +349,23 @@ def clear_run(folder: Path) -> None:
     Raises:
         RunFolderError: It is something else, holds other files, or another process is writing it.
     """
-    if not is_unborn(folder):
-        read_record(folder)
-    foreign = _foreign(folder)
-    if foreign:
-        raise RunFolderError(
-            f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
-            "deleted; move them, or choose another folder with --out"
-        )
-    lock = locked(folder / LOCK)
+    if folder.is_symlink():
+        raise RunFolderError(f"{folder}: is a link, which is not deleted; name the folder itself")
     try:
-        shutil.rmtree(folder)
-    finally:
-        os.close(lock)
+        if not is_unborn(folder):
+            read_record(folder)
+        foreign = _foreign(folder)
+        if foreign:
+            raise RunFolderError(
+                f"{folder}: holds files that are not part of a run ({foreign[0]!r}) and is not "
+                "deleted; move them, or choose another folder with --out"
+            )
+        lock = locked(folder / LOCK)
+        try:
+            shutil.rmtree(folder)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be deleted ({error.strerror}); choose another folder with --out"
+        ) from None

@@ -128,10 +128,9 @@ def _of(value: Any, row: Row) -> str:
 
 
 def _welore(row: Row) -> Cell:
-    if row["welore_class"] is None:
-        return Cell("")
     ratio = row["welore_rank_ratio"]
-    assert isinstance(ratio, float)
+    if row["welore_class"] is None or not isinstance(ratio, int | float):
+        return Cell("")
     low = row["welore_class"] == "LRC"
     return Cell(f"{100 * ratio:.0f}%{' LRC' if low else ''}", "strong" if low else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import log10
+from math import isfinite, log10
 
 from weightscope.columns import Column
 from weightscope.compat import conventions
@@ -59,8 +59,10 @@ def _smallest(row: Row, factor: float) -> Value:
 
 def _rescaled_cut(row: Row) -> Value:
     cut, norm = row["erg_xmin"], row["frobenius_norm"]
-    defined = isinstance(cut, float) and isinstance(norm, float) and norm
-    return cut * _n_evals(row) / norm**2 if defined else None  # type: ignore[operator]
+    if not isinstance(cut, float) or not isinstance(norm, float) or not norm:
+        return None
+    value = cut / norm / norm * _n_evals(row)  # the square of a tiny norm would be zero
+    return value if isfinite(value) else None
 
 
 def _rank_loss(row: Row) -> Value:
