@@ -186,6 +186,43 @@ def test_degenerate_rows_end_with_zero_and_one_line(analysed: Analysed) -> None:
     assert {row["status"] for row in others} == {"ok"} and f"{len(DEGENERATE)} of" in line
 
 
+def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> None:
+    nan = torch.full((20, 12), float("nan"))
+    models = {
+        "nan": {"a.weight": nan, "z.weight": torch.zeros(20, 12)},
+        "packed": {"packed.weight": DEGENERATE["packed.weight"][0]},
+        "vectors": {"a.bias": torch.zeros(5), "b.bias": torch.zeros(5)},
+        "zero": {"a.weight": torch.zeros(20, 12), "few.weight": gaussian(30, 4)},
+        "one": {"a.weight": nan, "b.weight": gaussian(20, 12)},
+    }
+    for name, tensors in models.items():
+        write_file(tmp_path / f"{name}.safetensors", tensors)
+    commands = [("analyze", f"{n}.safetensors", "--metrics", "norms", "-q") for n in models]
+    commands += [
+        commands[0],
+        (*commands[0], "--shard", "1/1"),
+        (*commands[0], "--fail-on", "N > 0"),
+    ]
+    done = run_each(commands, tmp_path)
+    assert [one.returncode for one in done] == [1, 1, 1, 0, 0, 1, 0, 4]
+    assert [one.stderr.rstrip("\n") for one in done[:6]] == [
+        "Error: no matrix could be analysed (1 nonfinite, 1 zero); a.weight: 240 of 240 entries "
+        "are NaN or Inf.",
+        "Error: no matrix could be analysed (1 unsupported); packed.weight: Not analysed: it is "
+        "quantised (fp8), and its scales ('packed.weight_scale_inv') are missing.",
+        "Error: the model has no matrix to analyse, only 2 vectors and scalars",
+        "",
+        "",
+        done[0].stderr.rstrip("\n"),  # the finished run, used again
+    ]
+    # the output is there all the same, and the parts of a model are judged with the whole
+    assert done[0].stdout == done[5].stdout != "" and "nonfinite" in done[0].stdout
+    merged = run_weightscope(
+        "merge", "nan.shard-1-of-1.weightscope", "--out", "merged", cwd=tmp_path
+    )
+    assert merged.returncode == 1 and merged.stderr.endswith(done[0].stderr)
+
+
 def test_a_run_that_is_used_again_says_so(analysed: Analysed) -> None:
     done = run_weightscope("analyze", "toy.safetensors", "--threads", "2", cwd=analysed.work)
     assert done.returncode == 0 and done.stdout == analysed.stdout

@@ -93,7 +93,7 @@ def analyze(
         signal.signal(signal.SIGTERM, _interrupt)
         from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output, emit, run_emission
-        from weightscope.cli.gating import apply_gates, read_gates
+        from weightscope.cli.gating import apply_gates, check_analysed, read_gates
         from weightscope.cli.shares import read_shard
         from weightscope.evaluate import all_columns
         from weightscope.settings import parse_duration
@@ -112,6 +112,7 @@ def analyze(
         run = _run(model, access, (settings, saving, placement), quiet)
         emit(run_emission(run, output, ww_names), output)
         apply_gates(gates, run.rows)
+        check_analysed(run)
 
 
 def _settings(given: Mapping[str, Any]) -> Any:

@@ -1,13 +1,15 @@
-"""``--fail-on`` rules at the end of a verb."""
+"""What ends a verb with another code than 0 after its output: ``--fail-on``, nothing analysed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from weightscope.cli.explained import say
-from weightscope.errors import GateError
+from weightscope.errors import CheckpointError, GateError
 from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
+from weightscope.present.run import unanalysed
+from weightscope.run import Run
 from weightscope.text import short
 
 SHOWN = 20
@@ -54,3 +56,13 @@ def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
     if broken:
         count = "a --fail-on rule was" if len(broken) == 1 else f"{len(broken)} rules were"
         raise GateError(f"{count} hit")
+
+
+def check_analysed(run: Run) -> None:
+    """A pipeline must not take a run without any figure for a good one.
+
+    Raises:
+        CheckpointError: No matrix of the model could be analysed.
+    """
+    if why := unanalysed(run):
+        raise CheckpointError(why)
