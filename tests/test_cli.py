@@ -223,6 +223,17 @@ def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> 
     assert merged.returncode == 1 and merged.stderr.endswith(done[0].stderr)
 
 
+def test_a_device_that_another_one_stands_in_for_is_said_once(tmp_path: Path) -> None:
+    for name in "ab":
+        write_file(tmp_path / f"{name}.safetensors", {"w.weight": gaussian(12, 10)})
+    one, both = ("analyze", "a.safetensors", "--metrics", "norms"), "a.safetensors b.safetensors"
+    commands = [one, ("compare", *both.split()), (*one, "--quiet")]
+    done = run_each([(*command, "--device", "mps") for command in commands], tmp_path)
+    assert [each.returncode for each in done] == [0, 0, 0]
+    said = "--device mps: it has no float64, which the figures need; computing on the CPU"
+    assert [each.stderr.splitlines().count(said) for each in done] == [1, 1, 0]
+
+
 def test_a_run_that_is_used_again_says_so(analysed: Analysed) -> None:
     done = run_weightscope("analyze", "toy.safetensors", "--threads", "2", cwd=analysed.work)
     assert done.returncode == 0 and done.stdout == analysed.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -270,8 +270,14 @@ def _finished(
     return Run(provenance, rows, summary, details=details, load_spectra=lambda: spectra)
 
 
-def with_resources(settings: Settings) -> tuple[Settings, str]:
+def with_resources(
+    settings: Settings, note: Callable[[str], None] | None = None
+) -> tuple[Settings, str]:
     """Settings with threads and one device filled in, and the device's name.
+
+    Args:
+        settings: As they were asked for.
+        note: Is told where another device stands in for the one that was asked for.
 
     Raises:
         OptionError: There is no such device here.
@@ -282,6 +288,8 @@ def with_resources(settings: Settings) -> tuple[Settings, str]:
         (device, *_), device_name = devices.resolve_devices(settings.device)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device {settings.device}: {error}") from None
+    if note is not None and (remark := devices.instead_of(settings.device)):
+        note(remark)
     threads = settings.threads or available_threads()
     return replace(settings, device=device, threads=threads), device_name
 
