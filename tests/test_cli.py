@@ -206,11 +206,13 @@ def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> 
     done = run_each(commands, tmp_path)
     assert [one.returncode for one in done] == [1, 1, 1, 0, 0, 1, 0, 4]
     assert [one.stderr.rstrip("\n") for one in done[:6]] == [
-        "Error: no matrix could be analysed (1 nonfinite, 1 zero); a.weight: 240 of 240 entries "
-        "are NaN or Inf.",
-        "Error: no matrix could be analysed (1 unsupported); packed.weight: Not analysed: it is "
-        "quantised (fp8), and its scales ('packed.weight_scale_inv') are missing.",
-        "Error: the model has no matrix to analyse, only 2 vectors and scalars",
+        "Error: nan.safetensors: no matrix could be analysed (1 nonfinite, 1 zero), as 'a.weight': "
+        "240 of 240 entries are NaN or Inf; check what wrote it",
+        "Error: packed.safetensors: no matrix could be analysed (1 unsupported), as "
+        "'packed.weight': Not analysed: it is quantised (fp8), and its scales "
+        "('packed.weight_scale_inv') are missing; check what wrote it",
+        "Error: vectors.safetensors: no matrix to analyse, only 2 vectors and scalars; name a file "
+        "that holds weights",
         "",
         "",
         done[0].stderr.rstrip("\n"),  # the finished run, used again
@@ -220,7 +222,8 @@ def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> 
     merged = run_weightscope(
         "merge", "nan.shard-1-of-1.weightscope", "--out", "merged", cwd=tmp_path
     )
-    assert merged.returncode == 1 and merged.stderr.endswith(done[0].stderr)
+    why = done[0].stderr.replace("nan.safetensors", "merged")
+    assert merged.returncode == 1 and merged.stderr.endswith(why)
 
 
 def test_a_device_that_another_one_stands_in_for_is_said_once(tmp_path: Path) -> None:

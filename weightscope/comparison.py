@@ -14,9 +14,9 @@ from weightscope.difference import COLUMNS as WEIGHT_COLUMNS
 from weightscope.difference import Difference, difference_columns, reading_of
 from weightscope.distances import same_spectrum, spectrum_distance
 from weightscope.errors import IncomparableRunsError
-from weightscope.evaluate import Row, columns_of
+from weightscope.evaluate import Row, columns_of, left_out
 from weightscope.run import Run
-from weightscope.settings import FAMILIES
+from weightscope.settings import FAMILIES, settings_from
 from weightscope.spectrum import Spectrum
 from weightscope.summary import counts
 
@@ -95,6 +95,32 @@ def comparison_columns() -> tuple[str, ...]:
     """Every column of a comparison, in order."""
     metrics = [f"{c.name}_{x}" for c in metric_columns() for x in ("a", "b", "delta")]
     return (*IDENTITY, *WEIGHT_COLUMNS, *metrics)
+
+
+def left_empty(
+    provenance: Sequence[Mapping[str, Any]], letters: Sequence[str], weights: bool
+) -> dict[str, str]:
+    """Columns of a comparison that nothing fills in any row, and what to do about each.
+
+    Args:
+        provenance: Of the runs.
+        letters: What the columns of each run end in.
+        weights: Whether the weights themselves were compared.
+    """
+    runs = [left_out(settings_from(record["settings"])) for record in provenance]
+    found = dict.fromkeys(() if weights else WEIGHT_COLUMNS, "it needs the weights of both models")
+    for letter, missing in zip(letters, runs, strict=True):
+        found |= {f"{name}_{letter}": advice for name, advice in missing.items()}
+        for name, advice in (runs[0] | missing).items():
+            found |= {f"{name}_delta": advice, f"{name}_delta_{letter}": advice}
+    for name, needed in _DERIVED.items():
+        if f"{needed}_delta" in found:
+            found[name] = found[f"{needed}_delta"]
+    return found
+
+
+_DERIVED = {"alpha_moved": "alpha", "band_change": "alpha_band", "class_change": "welore_class"}
+"""Columns of a comparison that are made of a column of both runs."""
 
 
 def check_comparable(a: Run, b: Run) -> None:

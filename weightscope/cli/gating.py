@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from weightscope.cli.explained import say
-from weightscope.errors import CheckpointError, GateError
+from weightscope.errors import CheckpointError, GateError, OptionError
 from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
 from weightscope.present.run import unanalysed
@@ -35,6 +35,24 @@ _TEXTS = frozenset(
 )
 
 
+def check_computed(gates: Iterable[Gate], left_out: Mapping[str, str]) -> None:
+    """A rule on a column that nothing fills can never do its work: that is a slip, not a pass.
+
+    Args:
+        gates: The rules.
+        left_out: Columns that are empty in every row, and what to do about each.
+
+    Raises:
+        OptionError: A rule mentions one of them.
+    """
+    for gate in gates:
+        for name in gate.columns:
+            if name in left_out:
+                raise OptionError(
+                    f"--fail-on {gate.text!r}: {name} is not computed here; {left_out[name]}"
+                )
+
+
 def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
     """Print the rules that rows break, with those rows.
 
@@ -58,11 +76,15 @@ def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
         raise GateError(f"{count} hit")
 
 
-def check_analysed(run: Run) -> None:
+def check_analysed(run: Run, model: object) -> None:
     """A pipeline must not take a run without any figure for a good one.
+
+    Args:
+        run: What was made.
+        model: Of what, as the user names it.
 
     Raises:
         CheckpointError: No matrix of the model could be analysed.
     """
     if why := unanalysed(run):
-        raise CheckpointError(why)
+        raise CheckpointError(f"{model}: {why}")

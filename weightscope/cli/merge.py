@@ -71,4 +71,4 @@ def merge(
                 f"{count_of(len(runs), 'part')} joined, {count_of(len(run.rows), 'row')}: "
                 f"weightscope report {out}"
             )
-        check_analysed(run)
+        check_analysed(run, out)

@@ -38,8 +38,9 @@ def report(
     """
     with explained(debug):
         from weightscope.cli.emit import Output, emit, run_emission
-        from weightscope.cli.gating import apply_gates, read_gates
-        from weightscope.evaluate import all_columns
+        from weightscope.cli.gating import apply_gates, check_computed, read_gates
+        from weightscope.evaluate import all_columns, left_out
+        from weightscope.settings import settings_from
         from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
@@ -47,5 +48,6 @@ def report(
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)
+        check_computed(gates, left_out(settings_from(found.provenance["settings"])))
         emit(run_emission(found, output, ww_names), output)
         apply_gates(gates, found.rows)

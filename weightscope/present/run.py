@@ -14,7 +14,7 @@ from weightscope.sampling import statement
 from weightscope.settings import QUANT_BITS
 from weightscope.share import Share
 from weightscope.summary import ANALYSED
-from weightscope.text import count_of, short
+from weightscope.text import count_of, short, shortened
 
 BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
 
@@ -266,14 +266,16 @@ def unanalysed(run: Run) -> str:
         return ""
     if not run.rows:
         only = _left_out(run.summary)
-        return "the model has no matrix to analyse" + (f", only {only}" if only else "")
+        only = f", only {only}" if only else ""
+        return f"no matrix to analyse{only}; name a file that holds weights"
     statuses = set(run.summary["status"])
     if statuses & {"ok", "fused"} or statuses <= ANALYSED:
         return ""
     example = next(row for row in run.rows if row["status"] not in ANALYSED)
+    reason = str(example["reason"]).removesuffix(".")
     return (
-        f"no matrix could be analysed ({_not_ok(run.summary)}); "
-        f"{example['name']}: {example['reason']}"
+        f"no matrix could be analysed ({_not_ok(run.summary)}), as {shortened(example['name'])}: "
+        f"{reason}; check what wrote it"
     )
 
 
