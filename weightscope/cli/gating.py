@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from weightscope.cli.explained import say
 from weightscope.errors import CheckpointError, GateError, OptionError
@@ -15,24 +15,32 @@ from weightscope.text import short
 SHOWN = 20
 
 
-def read_gates(rules: Iterable[str] | None, columns: Iterable[str]) -> list[Gate]:
-    """Read the rules before any work.
-
-    Raises:
-        OptionError: One cannot be read.
-    """
-    kinds = {name: not _is_text(name) for name in columns}
-    return [parse_gate(rule, kinds) for rule in rules or ()]
-
-
-def _is_text(column: str) -> bool:
-    return column in _TEXTS or column.removesuffix("_a").removesuffix("_b") in _TEXTS
-
-
 _TEXTS = frozenset(
     {column.name for column in all_columns() if column.kind == "text"}
     | {"change", "reading", "alpha_moved", "band_change", "class_change", "present"}
 )
+"""Columns of runs and comparisons that hold words, without the letter of the run."""
+
+
+def read_gates(
+    rules: Iterable[str] | None, columns: Iterable[str], texts: Collection[str] = _TEXTS
+) -> list[Gate]:
+    """Read the rules before any work.
+
+    Args:
+        rules: As they were written.
+        columns: Of the table.
+        texts: Those that hold words, without the letter of the run.
+
+    Raises:
+        OptionError: One cannot be read.
+    """
+    kinds = {name: not _is_text(name, texts) for name in columns}
+    return [parse_gate(rule, kinds) for rule in rules or ()]
+
+
+def _is_text(column: str, texts: Collection[str]) -> bool:
+    return column in texts or column.removesuffix("_a").removesuffix("_b") in texts
 
 
 def check_computed(gates: Iterable[Gate], left_out: Mapping[str, str]) -> None:
