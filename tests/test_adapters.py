@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from weightscope.bases import select_against
 from weightscope.decompositions.factors import factored_spectrum, factored_statistics
 from weightscope.errors import CheckpointError
+from weightscope.folders.storage import load_run
 from weightscope.layouts.adapters import alphas_in, place
 from weightscope.measure import Measure, reading
 from weightscope.measurement import Measurement
@@ -29,7 +30,6 @@ from weightscope.report import Paragraph
 from weightscope.select import Selection, select_for
 from weightscope.settings import Settings
 from weightscope.sources import open_model
-from weightscope.storage import load_run
 from weightscope.tensor import DTYPES, TensorRef
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

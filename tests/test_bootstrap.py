@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from zoo import gaussian, pareto_evals
 
 import weightscope
-from weightscope.bootstrap import alpha_interval, generator, plausibility
+from weightscope.laws.bootstrap import alpha_interval, generator, plausibility
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.metrics import alpha as alpha_family
 from weightscope.metrics import bootstrap as family
 from weightscope.metrics import rank as rank_family
 from weightscope.outcome import Failure, Value
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import FitMethod
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum

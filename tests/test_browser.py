@@ -13,8 +13,8 @@ from browser import Browser
 from pages import ATTACKS, comparison, hostile_run, several, trajectory
 
 from weightscope import charting
+from weightscope.drawings.page import Page
 from weightscope.evaluate import Row
-from weightscope.page import Page
 from weightscope.present.page import run_page
 from weightscope.present.page_comparison import comparison_page, wide_page
 from weightscope.present.page_steps import trajectory_page

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from weightscope import charting
-from weightscope.charts import Panels, scale_of
 from weightscope.columns import Column
+from weightscope.drawings.charts import Panels, scale_of
 from weightscope.run import Run
 
 ALPHA = charting.column_named("alpha")

@@ -39,11 +39,11 @@ from weightscope.comparison import (
 from weightscope.distances import log_wasserstein, spectrum_distance
 from weightscope.errors import IncomparableRunsError, OptionError
 from weightscope.evaluate import Row, all_columns
+from weightscope.folders.storage import load_run
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.sinks.csv import unescape
 from weightscope.spectrum import Spectrum
-from weightscope.storage import load_run
 
 # --- distance of spectra ---------------------------------------------------------------------
 

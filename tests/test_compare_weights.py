@@ -19,8 +19,8 @@ from weightscope.comparison import Comparison
 from weightscope.decompositions.difference import compare_matrices
 from weightscope.difference import COLUMNS, Difference, delta_rank, difference_columns, reading_of
 from weightscope.evaluate import Row
+from weightscope.laws.power_law import fit_power_law
 from weightscope.outcome import Failure
-from weightscope.power_law import fit_power_law
 from weightscope.present.comparison import comparison_report
 from weightscope.report import Table
 from weightscope.settings import Settings

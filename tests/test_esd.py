@@ -13,9 +13,10 @@ from mpmath import mp
 from scipy.integrate import quad
 
 import weightscope
-from weightscope import charting, marchenko_pastur
+from weightscope import charting
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
-from weightscope.esd import DEEPEST, Curve, Esd, esd_of, ranks
+from weightscope.drawings.esd import DEEPEST, Curve, Esd, esd_of, ranks
+from weightscope.laws import marchenko_pastur
 from weightscope.run import Run
 from weightscope.spectrum import Spectrum
 

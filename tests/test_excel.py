@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weightscope
+from weightscope.drawings.sheets import Field, Sheet, number_format
 from weightscope.evaluate import all_columns
+from weightscope.folders.storage import load_run
 from weightscope.present.sheets import workbook
-from weightscope.sheets import Field, Sheet, number_format
 from weightscope.sinks import excel
-from weightscope.storage import load_run
 from weightscope.summary import counts
 
 HOSTILE = [

@@ -8,10 +8,11 @@ from typing import get_args
 import numpy as np
 from checkpoints import environment, run_each, run_weightscope
 
-from weightscope import columns, difference, power_law, tails, tensor
+from weightscope import columns, difference, tensor
 from weightscope.columns import Column
 from weightscope.evaluate import all_columns
 from weightscope.glossary import COMPARED, TRACKED
+from weightscope.laws import power_law, tails
 from weightscope.layouts import roles
 from weightscope.recipe import FIT_METHODS
 

@@ -23,9 +23,9 @@ import weightscope
 from weightscope import farms_settings as f
 from weightscope.analysis import with_resources
 from weightscope.errors import OptionError
+from weightscope.laws.power_law import PowerLaw
 from weightscope.measurement import FarmsFit
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw
 from weightscope.settings import Settings
 from weightscope.sources import open_model
 

@@ -44,6 +44,7 @@ from weightscope.cli.main import main
 from weightscope.comparing import Comparing
 from weightscope.errors import CheckpointError, RunFolderError
 from weightscope.expressions import read_matrix
+from weightscope.folders.storage import RunWriter, load_run
 from weightscope.formats import distributed, inert, pytorch
 from weightscope.formats.depth import nests_too_deep
 from weightscope.formats.nested import weights_in
@@ -52,7 +53,6 @@ from weightscope.measure import reading
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.sources import open_model
-from weightscope.storage import RunWriter, load_run
 from weightscope.tensor import DTYPES, TensorRef
 from weightscope.trajectory import expand, track
 

@@ -13,8 +13,8 @@ from conftest import Records
 from safetensors.torch import load_file
 
 from weightscope.decompositions.farms import window_spectra, windows_for
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.metrics.welore import pruned_rank
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import EvalFloor, Farms, FitMethod
 from weightscope.run import Run
 

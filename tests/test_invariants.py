@@ -30,13 +30,13 @@ import weightscope
 from weightscope.columns import Column
 from weightscope.decompositions.farms import Windows, window_spectra, windows_for
 from weightscope.evaluate import Row, all_columns, columns_of, evaluate
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.matrix import Matrix
 from weightscope.measure import Measure
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.metrics import erg, welore
 from weightscope.outcome import Failure
 from weightscope.plugins import load
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import EvalFloor, Farms, farms_preset
 from weightscope.run import Run
 from weightscope.settings import FAMILIES, Settings

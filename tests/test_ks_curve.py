@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weightscope
-from weightscope.ks_curve import KsCurve, ks_curve_of
+from weightscope.drawings.ks_curve import KsCurve, ks_curve_of
+from weightscope.laws.power_law import distance_curve, fit_power_law, second_minimum
 from weightscope.outcome import Failure
-from weightscope.power_law import distance_curve, fit_power_law, second_minimum
 from weightscope.recipe import EvalFloor
 from weightscope.run import Run
 from weightscope.spectrum import Spectrum

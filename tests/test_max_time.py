@@ -7,8 +7,8 @@ from checkpoints import many_matrices, run_weightscope, write_file
 
 from weightscope.analysis import Saving, analyze
 from weightscope.errors import OptionError, RunFolderError
+from weightscope.folders.storage import load_run
 from weightscope.settings import Settings, parse_duration
-from weightscope.storage import load_run
 
 QUICK = Settings(metrics=("norms", "rank"), device="cpu", threads=1)
 

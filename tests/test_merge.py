@@ -36,10 +36,10 @@ from weightscope.errors import (
     OptionError,
     RunFolderError,
 )
+from weightscope.folders.storage import load_run
 from weightscope.merging import Merging, merge
 from weightscope.settings import Settings, settings_from
 from weightscope.share import Share, parse_share
-from weightscope.storage import load_run
 
 QUICK = Settings(metrics=("alpha", "norms", "welore"), device="cpu", threads=1)
 RESULTS = ("rows.jsonl", "table.jsonl", "spectra.safetensors")

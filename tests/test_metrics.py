@@ -26,14 +26,14 @@ from zoo import (
 )
 
 import weightscope
-from weightscope import marchenko_pastur
 from weightscope.decompositions.entries import entry_statistics, scale_for, storage_floor
 from weightscope.decompositions.full import EVAL_ERROR, SMALL, full_spectrum, gram_of
 from weightscope.evaluate import Row, evaluate
+from weightscope.laws import marchenko_pastur
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.metrics import erg, welore
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.settings import FAMILIES, Settings
 from weightscope.spectrum import Spectrum
 from weightscope.tensor import DTYPES, TensorRef

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from scipy.special import airy
 from zoo import orthogonal, with_singular_values
 
-from weightscope import analyze, marchenko_pastur
+from weightscope import analyze
 from weightscope.decompositions.farms import window_spectra, windows_for
+from weightscope.laws import marchenko_pastur
+from weightscope.laws.noise import expected, tabulated
+from weightscope.laws.noise.expected import Shape
+from weightscope.laws.noise.simulation import small_spectra
+from weightscope.laws.noise.tabulated import Exponent, noise_distance
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.metrics.erg import crossing
-from weightscope.noise import expected, tabulated
-from weightscope.noise.expected import Shape
-from weightscope.noise.simulation import small_spectra
-from weightscope.noise.tabulated import Exponent, noise_distance
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import EvalFloor, FitMethod, farms_preset
 from weightscope.spectrum import Spectrum
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.torch import load_file
 
+from weightscope.laws.power_law import fit_power_law
+from weightscope.laws.tails import Comparison, compare
+from weightscope.laws.truncated_power_law import fit_truncated_power_law
 from weightscope.outcome import Failure
-from weightscope.power_law import fit_power_law
-from weightscope.tails import Comparison, compare
-from weightscope.truncated_power_law import fit_truncated_power_law
 
 pytestmark = [
     pytest.mark.oracle,

@@ -13,8 +13,8 @@ import yaml
 from checkpoints import ODD_NAMES, environment, gaussian, run_each, run_weightscope, write_file
 
 import weightscope
+from weightscope.folders.storage import load_run
 from weightscope.plans import TARGETS
-from weightscope.storage import load_run
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny-llama" / "checkpoint-2000"
 BASE = ("plan", "tiny", "--for", "peft", "--modules", "4")

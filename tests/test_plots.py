@@ -20,20 +20,20 @@ from matplotlib.colors import Normalize, to_hex
 
 import weightscope
 from weightscope import gallery
-from weightscope.charts import Distribution, HeatMap, Panels
 from weightscope.comparing import Comparing, compare_many
+from weightscope.drawings.charts import Distribution, HeatMap, Panels
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.ks_curve import KsCurve
+from weightscope.drawings.pictures import Picture
 from weightscope.errors import OptionError, WeightscopeError
-from weightscope.esd import Esd
-from weightscope.ks_curve import KsCurve
+from weightscope.folders.storage import load_run
 from weightscope.outcome import Failure
-from weightscope.pictures import Picture
 from weightscope.present.page_comparison import wide_page
 from weightscope.present.page_steps import trajectory_page
 from weightscope.run import Run
 from weightscope.sinks import figure_tables
 from weightscope.sinks.figures import render
 from weightscope.sinks.folder import file_name, rendered
-from weightscope.storage import load_run
 from weightscope.trajectory import track
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zoo import gaussian, pareto_evals
 
+from weightscope.laws.power_law import NEAR_TIE, PowerLaw, distances, fit_power_law, search
 from weightscope.outcome import Failure
-from weightscope.power_law import NEAR_TIE, PowerLaw, distances, fit_power_law, search
 from weightscope.recipe import FitMethod
 
 Array = npt.NDArray[np.float64]

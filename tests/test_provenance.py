@@ -7,7 +7,7 @@ import pytest
 import torch
 from checkpoints import run_weightscope, small_model, write_file
 
-from weightscope.storage import load_run
+from weightscope.folders.storage import load_run
 from weightscope.version import SCHEMA_VERSION, __version__
 
 NEEDED = ("weightscope analyze", "seed 7", "CPU float64", "2 threads", "schema", "gram-eigvalsh")

@@ -18,10 +18,10 @@ from zoo import gaussian, low_rank, spiked, stored
 
 from weightscope.decompositions import quantised
 from weightscope.decompositions.quantised import GROUP, quantise
+from weightscope.folders.records import measurement_from, measurement_record
 from weightscope.measurement import Measurement, QuantError
 from weightscope.metrics.quant import COLUMNS
 from weightscope.outcome import Failure
-from weightscope.records import measurement_from, measurement_record
 from weightscope.settings import QUANT_BITS
 
 

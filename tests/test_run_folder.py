@@ -28,14 +28,15 @@ from checkpoints import (
 )
 
 import weightscope
-from weightscope import analysis, plan, storage
+from weightscope import analysis, plan
 from weightscope.analysis import Saving
 from weightscope.errors import CheckpointError, IncomparableRunsError, RunFolderError
-from weightscope.locks import locked
+from weightscope.folders import storage
+from weightscope.folders.locks import locked
+from weightscope.folders.storage import RunWriter, load_run
 from weightscope.run import Run
 from weightscope.settings import Settings
 from weightscope.sinks import csv
-from weightscope.storage import RunWriter, load_run
 
 QUICK = Settings(metrics=("alpha", "norms", "welore"), threads=1)
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from zoo import pareto_evals
 
+from weightscope.laws.power_law import PowerLaw, fit_power_law, fitted_evals, second_minimum
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.metrics import alpha as alpha_family
 from weightscope.metrics import rank as rank_family
 from weightscope.metrics import second as family
 from weightscope.outcome import Failure, Value
-from weightscope.power_law import PowerLaw, fit_power_law, fitted_evals, second_minimum
 from weightscope.recipe import EvalFloor, FitMethod
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum

@@ -253,7 +253,7 @@ def _by_product(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weightscope.power_law import PowerLaw, fit_power_law
+    from weightscope.laws.power_law import PowerLaw, fit_power_law
 
     def interval(evals: Array, *_: object) -> tuple[float, float]:
         fit = fit_power_law(evals)

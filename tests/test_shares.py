@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightscope.errors import OptionError
+from weightscope.folders.partition import cost, cut, portion
 from weightscope.matrix import Exclusion, Matrix
-from weightscope.partition import cost, cut, portion
 from weightscope.plan import make_plan
 from weightscope.recipe import Farms
 from weightscope.select import Selection

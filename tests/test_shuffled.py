@@ -19,10 +19,10 @@ from scipy.stats import wasserstein_distance
 from zoo import gaussian, low_rank, spiked, stored
 
 from weightscope.decompositions.shuffled import permutations, shuffling_generator
+from weightscope.folders.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.measurement import Measurement, Shuffled
 from weightscope.metrics.shuffled import COLUMNS, log_divergence
 from weightscope.outcome import Failure
-from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
 
 TW99 = 2.0234
 NAMES = [column.name for column in COLUMNS]

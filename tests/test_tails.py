@@ -18,6 +18,7 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import minimize
 
+from weightscope.laws.tails import POWER_LAW, Ratio, compare
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.metrics import tails as family
@@ -25,7 +26,6 @@ from weightscope.metrics.alpha import evaluate as alpha_of
 from weightscope.outcome import Failure
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum
-from weightscope.tails import POWER_LAW, Ratio, compare
 from weightscope.tensor import TensorRef
 
 Array = npt.NDArray[np.float64]

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightscope import gallery
-from weightscope.esd import Esd
-from weightscope.ks_curve import KsCurve
-from weightscope.pictures import Picture
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.ks_curve import KsCurve
+from weightscope.drawings.pictures import Picture
+from weightscope.drawings.ticks import linear_ticks, log_ticks, power_of_ten
 from weightscope.run import Run
 from weightscope.sinks import terminal_chart
 from weightscope.sinks.terminal_canvas import GUTTER, Canvas
-from weightscope.ticks import linear_ticks, log_ticks, power_of_ten
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 BITS = {1: (0, 0), 2: (1, 0), 4: (2, 0), 64: (3, 0), 8: (0, 1), 16: (1, 1), 32: (2, 1), 128: (3, 1)}

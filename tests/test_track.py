@@ -24,10 +24,10 @@ from weightscope.analysis import Saving
 from weightscope.comparing import Comparing
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row, all_columns
+from weightscope.folders.storage import load_run
 from weightscope.present.trajectory import sparkline, trajectory_report
 from weightscope.run import Run
 from weightscope.settings import Settings
-from weightscope.storage import load_run
 from weightscope.trajectory import (
     Trajectory,
     expand,

@@ -18,17 +18,10 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from zoo import gaussian, pareto_evals
 
-from weightscope import cutoff
-from weightscope.cutoff import EXPONENTIAL, SQUARE, Bent
-from weightscope.matrix import Matrix
-from weightscope.measurement import EntryStatistics, Measurement
-from weightscope.metrics import alpha, tails
-from weightscope.outcome import Failure
-from weightscope.power_law import NEAR_TIE, fit_power_law
-from weightscope.settings import Settings
-from weightscope.spectrum import Spectrum
-from weightscope.tensor import TensorRef
-from weightscope.truncated_power_law import (
+from weightscope.laws import cutoff
+from weightscope.laws.cutoff import EXPONENTIAL, SQUARE, Bent
+from weightscope.laws.power_law import NEAR_TIE, fit_power_law
+from weightscope.laws.truncated_power_law import (
     SMALLEST_TAIL,
     TruncatedPowerLaw,
     fit_truncated_power_law,
@@ -36,6 +29,13 @@ from weightscope.truncated_power_law import (
     survival,
     tail_means,
 )
+from weightscope.matrix import Matrix
+from weightscope.measurement import EntryStatistics, Measurement
+from weightscope.metrics import alpha, tails
+from weightscope.outcome import Failure
+from weightscope.settings import Settings
+from weightscope.spectrum import Spectrum
+from weightscope.tensor import TensorRef
 
 Array = npt.NDArray[np.float64]
 

@@ -71,7 +71,7 @@ def load_run(folder: str | Path) -> Run:
     """
     from pathlib import Path
 
-    from weightscope.storage import load_run as load
+    from weightscope.folders.storage import load_run as load
 
     return load(Path(folder))
 

@@ -11,15 +11,23 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from weightscope.agreement import check_same, differences
 from weightscope.bases import selection_of
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
+from weightscope.folders.agreement import check_same, differences
+from weightscope.folders.partition import Portion, portion
+from weightscope.folders.parts import part_record
+from weightscope.folders.storage import (
+    RunWriter,
+    clear_run,
+    is_replaceable,
+    is_unborn,
+    load_run,
+    read_provenance,
+)
 from weightscope.measurement import Measurement
 from weightscope.observer import Observer, Silent
-from weightscope.partition import Portion, portion
-from weightscope.parts import part_record
 from weightscope.placement import Placement
 from weightscope.plan import Plan, flops, make_plan
 from weightscope.provenance import provenance_of
@@ -31,14 +39,6 @@ from weightscope.settings import Settings
 from weightscope.share import parse_share
 from weightscope.sources import open_model
 from weightscope.spectrum import Spectrum
-from weightscope.storage import (
-    RunWriter,
-    clear_run,
-    is_replaceable,
-    is_unborn,
-    load_run,
-    read_provenance,
-)
 from weightscope.summary import solver_counts, summarise
 from weightscope.text import count_of, shortened
 

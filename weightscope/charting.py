@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Literal
 
-from weightscope.charts import (
+from weightscope.columns import Column
+from weightscope.drawings.charts import (
     Distribution,
     Grid,
     Group,
@@ -17,8 +18,7 @@ from weightscope.charts import (
     Panels,
     scale_of,
 )
-from weightscope.columns import Column
-from weightscope.esd import Esd, esd_of
+from weightscope.drawings.esd import Esd, esd_of
 from weightscope.evaluate import all_columns
 from weightscope.layouts.roles import ROLES
 from weightscope.outcome import Value

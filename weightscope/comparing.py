@@ -19,10 +19,10 @@ from weightscope.comparison import (
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
+from weightscope.folders.storage import is_run, load_run
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import Settings
-from weightscope.storage import is_run, load_run
 
 HINT = (
     "Compared by their saved runs alone; name two checkpoints to compare the weights themselves "

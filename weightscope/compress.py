@@ -18,12 +18,12 @@ from weightscope.checkpoint import Checkpoint
 from weightscope.compressed import BESIDE, INDEX, RECORD, Compressed, compression_record
 from weightscope.decompositions.truncated import Factors, truncated
 from weightscope.errors import CheckpointError, IncomparableRunsError, OutputError, PlanError
+from weightscope.folders.storage import dumps
 from weightscope.formats.safetensors import read_header, read_tensor
 from weightscope.formats.safetensors_writer import copied, header_of, stored_bytes, write_stream
 from weightscope.outputs import replace_file, whole_folder
 from weightscope.rank_plan import PlannedMatrix, RankPlan
 from weightscope.settings import Settings
-from weightscope.storage import dumps
 from weightscope.tensor import TensorRef
 from weightscope.text import scaled, shortened
 

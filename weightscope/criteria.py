@@ -9,8 +9,8 @@ import numpy as np
 
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, in_welore_fit
+from weightscope.laws.noise.expected import Shape, expected_evals
 from weightscope.metrics import snr, welore
-from weightscope.noise.expected import Shape, expected_evals
 from weightscope.run import Run
 from weightscope.spectrum import Spectrum
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from weightscope.laws.power_law import fit_power_law
 from weightscope.outcome import Failure, Value
-from weightscope.power_law import fit_power_law
 from weightscope.spectrum import Spectrum
 
 Reading = Literal[

@@ -10,13 +10,13 @@ from typing import Any
 from weightscope import plugins
 from weightscope.columns import IDENTITY, Column
 from weightscope.compat import conventions, in_units_of
+from weightscope.laws.power_law import NEAR_TIE, SMALLEST_SAMPLE
 from weightscope.layouts.roles import OUTSIDE_BLOCKS, TAILLESS
 from weightscope.matrix import Exclusion, Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics import welore
 from weightscope.metrics.rank import DEFICIENT, is_constant
 from weightscope.outcome import Details, Failure, Value, Values
-from weightscope.power_law import NEAR_TIE, SMALLEST_SAMPLE
 from weightscope.settings import FAMILIES, THRESHOLDS, Settings
 from weightscope.spectrum import Spectrum
 

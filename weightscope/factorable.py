@@ -8,7 +8,7 @@ import numpy as np
 
 from weightscope.errors import PlanError
 from weightscope.evaluate import Row, in_welore_fit
-from weightscope.noise.expected import Shape, expected_evals
+from weightscope.laws.noise.expected import Shape, expected_evals
 from weightscope.run import Run
 from weightscope.spectrum import Spectrum
 from weightscope.tensor import DTYPES

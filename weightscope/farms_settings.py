@@ -13,13 +13,13 @@ import numpy.typing as npt
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
+from weightscope.laws.power_law import PowerLaw
 from weightscope.layouts.roles import OUTSIDE_BLOCKS
 from weightscope.matrix import Matrix
 from weightscope.measurement import FarmsFit
 from weightscope.observer import Observer, Silent
 from weightscope.outcome import Failure
 from weightscope.plan import Plan, flops
-from weightscope.power_law import PowerLaw
 from weightscope.recipe import FIT_METHODS, EvalFloor, Farms, FitMethod, farms_preset
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.select import select_for

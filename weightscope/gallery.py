@@ -13,15 +13,15 @@ from weightscope.charting import (
     numeric_columns,
     over_depth,
 )
-from weightscope.charts import Panels
 from weightscope.columns import IDENTITY, Column
+from weightscope.drawings.charts import Panels
+from weightscope.drawings.esd import Esd, esd_of
+from weightscope.drawings.ks_curve import ks_curve_of
+from weightscope.drawings.page import Page
+from weightscope.drawings.pictures import Overlay, Picture
 from weightscope.errors import OptionError
-from weightscope.esd import Esd, esd_of
 from weightscope.evaluate import Row, all_columns
-from weightscope.ks_curve import ks_curve_of
 from weightscope.outcome import Failure
-from weightscope.page import Page
-from weightscope.pictures import Overlay, Picture
 from weightscope.run import Run
 from weightscope.settings import parse_floor
 from weightscope.text import did_you_mean, short

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from weightscope.laws.power_law import PowerLaw
 from weightscope.matrix import Matrix
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw
 from weightscope.spectrum import Spectrum
 
 

@@ -15,18 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightscope.agreement import differences
 from weightscope.errors import IncomparableRunsError, MissingPartsError, RunFolderError
 from weightscope.evaluate import Evaluated, complete
-from weightscope.partition import fingerprint
-from weightscope.parts import measured_lines, part_record, read_part
-from weightscope.provenance import command_line
-from weightscope.run import Run
-from weightscope.select import Selection, natural_key
-from weightscope.settings import settings_from
-from weightscope.share import Share, parse_share
-from weightscope.spectrum import Spectrum
-from weightscope.storage import (
+from weightscope.folders.agreement import differences
+from weightscope.folders.partition import fingerprint
+from weightscope.folders.parts import measured_lines, part_record, read_part
+from weightscope.folders.storage import (
     ROWS,
     clear_run,
     is_replaceable,
@@ -34,6 +28,12 @@ from weightscope.storage import (
     read_provenance,
     write_finished,
 )
+from weightscope.provenance import command_line
+from weightscope.run import Run
+from weightscope.select import Selection, natural_key
+from weightscope.settings import settings_from
+from weightscope.share import Share, parse_share
+from weightscope.spectrum import Spectrum
 from weightscope.summary import solver_counts, summarise
 from weightscope.text import count_of, shortened
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from weightscope import marchenko_pastur
+from weightscope.laws import marchenko_pastur
 from weightscope.spectrum import FloatArray
 
 Stored = Literal["float64", "float32", "bfloat16", "float16"]

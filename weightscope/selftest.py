@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightscope import analysis, marchenko_pastur, planted
-from weightscope.bootstrap import alpha_interval, generator
+from weightscope import analysis, planted
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row, evaluate
+from weightscope.laws import marchenko_pastur
+from weightscope.laws.bootstrap import alpha_interval, generator
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, Measurement
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.settings import Settings
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.tensor import TensorRef

@@ -16,10 +16,10 @@ from weightscope.comparing import Comparing, open_sides
 from weightscope.comparison import alpha_moved, check_comparable, metric_columns
 from weightscope.errors import CheckpointError, OptionError
 from weightscope.evaluate import Row, left_out
+from weightscope.folders.storage import is_run, read_record
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
 from weightscope.settings import settings_from
-from weightscope.storage import is_run, read_record
 from weightscope.summary import numbers
 
 LONG_COLUMNS = ("step", "name", "metric", "value")

@@ -9,11 +9,11 @@ import torch
 
 from weightscope.decompositions.entries import scale_for
 from weightscope.decompositions.farms import SMALLEST_WINDOW, Windows, window_spectra, windows_for
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit
 from weightscope.metrics.rank import is_deficient, numerical_rank
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import Farms
 from weightscope.spectrum import FloatArray, Spectrum
 

@@ -11,8 +11,8 @@ import statistics
 import numpy as np
 from timing import call, in_turn, ratio, shown
 
+from weightscope.laws.power_law import fit_power_law
 from weightscope.outcome import Failure
-from weightscope.power_law import fit_power_law
 
 
 def loop(evals: np.ndarray) -> tuple[float, float, float]:

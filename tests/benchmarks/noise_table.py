@@ -1,6 +1,6 @@
-"""Simulate what Gaussian noise gives at a grid of shapes, and write weightscope/noise/table.npz.
+"""Simulate what Gaussian noise gives at a grid of shapes, and write the table of laws/noise.
 
-python tests/benchmarks/noise_table.py [--out weightscope/noise/table.npz]
+python tests/benchmarks/noise_table.py [--out weightscope/laws/noise/table.npz]
 
 Seeded, each shape by itself, so that it writes the same table wherever numpy and LAPACK give the
 same numbers; about 20 minutes of one core. Spectra come from the tridiagonal chi model (exact);
@@ -22,16 +22,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh_tridiagonal
 
-from weightscope.noise.expected import Shape, expected_evals, largest_eval
-from weightscope.noise.simulation import tridiagonal
-from weightscope.noise.tabulated import (
+from weightscope.laws.noise.expected import Shape, expected_evals, largest_eval
+from weightscope.laws.noise.simulation import tridiagonal
+from weightscope.laws.noise.tabulated import (
     LEVELS,
     TABULATED,
     distance_unit,
     exponent_formula,
     smallest_sv_formula,
 )
-from weightscope.power_law import SMALL_SAMPLE, PowerLaw, fit_power_law
+from weightscope.laws.power_law import SMALL_SAMPLE, PowerLaw, fit_power_law
 
 Array = npt.NDArray[np.float64]
 DRAWS = {2: 40_000, 3: 40_000, 4: 40_000, 8: 20_000, 16: 10_000, 32: 8000, 64: 6000}
@@ -47,7 +47,7 @@ MOST = 40_000
 LONGEST_Q = 64
 LONGEST = 2048
 """Largest N - M, or 64 M where that is more: beyond it the figures barely change."""
-TABLE = Path(__file__).parents[2] / "weightscope" / "noise" / "table.npz"
+TABLE = Path(__file__).parents[2] / "weightscope" / "laws" / "noise" / "table.npz"
 SMOOTH_FROM = 64
 
 

@@ -46,11 +46,11 @@ from weightscope.decompositions.entries import entry_statistics
 from weightscope.decompositions.farms import window_spectra, windows_for
 from weightscope.decompositions.full import gram_of, solve_gram
 from weightscope.evaluate import evaluate
+from weightscope.folders.partition import cost, cut
 from weightscope.inspection import duration
 from weightscope.layouts.roles import place_of, role_of
 from weightscope.matrix import Matrix
 from weightscope.measure import Measure, reading
-from weightscope.partition import cost, cut
 from weightscope.plan import SOLVE_FLOPS, flops, make_plan, windows_in
 from weightscope.recipe import Farms
 from weightscope.select import select

@@ -6,12 +6,21 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LAUNCHER = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+wall = time.perf_counter() - start
+print(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A small process between: a child's peak begins with that of the process that starts it."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +43,12 @@ def process(command: Sequence[str], threads: int, **variables: str) -> Cost:
     """Cost of a process that must succeed; what it prints on standard output is dropped."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads)) | variables
-    with tempfile.TemporaryFile() as errors:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            errors.seek(0)
-            text = errors.read().decode(errors="replace")[-2000:]
-            sys.exit(f"failed with {child.returncode}: {' '.join(command[:4])} ...\n{text}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    launcher = [sys.executable, "-c", LAUNCHER, *command]
+    done = subprocess.run(launcher, capture_output=True, env=environment, check=False)
+    if done.returncode:
+        text = done.stderr.decode(errors="replace")[-2000:]
+        sys.exit(f"failed with {done.returncode}: {' '.join(command[:4])} ...\n{text}")
+    return Cost(*map(float, done.stdout.split()))
 
 
 def in_turn(sides: Mapping[str, Callable[[], Cost]], runs: int) -> dict[str, list[Cost]]:

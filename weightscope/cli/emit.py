@@ -14,18 +14,18 @@ from weightscope.cli.options import Format
 from weightscope.columns import Column
 from weightscope.errors import OptionError, OutputError
 from weightscope.evaluate import Row, all_columns
+from weightscope.folders.storage import is_run
 from weightscope.outputs import STDOUT, check_folder, check_target, write_binary, write_output
 from weightscope.present.provenance import provenance_lines
 from weightscope.present.run import run_report
 from weightscope.report import Paragraph, Report
 from weightscope.run import Run
 from weightscope.sinks import csv, json, markdown, weightwatcher
-from weightscope.storage import is_run
 from weightscope.text import count_of
 
 if TYPE_CHECKING:
-    from weightscope.page import Page
-    from weightscope.pictures import Picture
+    from weightscope.drawings.page import Page
+    from weightscope.drawings.pictures import Picture
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def inspect(
 
 
 def _inspect(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None:
+    from weightscope.folders.partition import portion
     from weightscope.inspection import (
         inspect_checkpoint,
         inspection_record,
@@ -84,7 +85,6 @@ def _inspect(checkpoint: Checkpoint, settings: Settings, kind: o.Format) -> None
     )
     from weightscope.layouts.config import model_facts
     from weightscope.outputs import STDOUT, write_output
-    from weightscope.partition import portion
     from weightscope.plan import make_plan
     from weightscope.recipe import Farms
     from weightscope.resources import available_threads

@@ -95,11 +95,11 @@ def plan(
 
 def _written(run: Path, target: str, options: dict[str, Any], out: str, force: bool) -> Any:
     """The plan, after it was written; what its format cannot hold lies beside the file."""
+    from weightscope.folders.storage import load_run
     from weightscope.outputs import STDOUT, check_target, write_output
     from weightscope.planning import options_for, propose
     from weightscope.present.plan import plan_facts, plan_text
     from weightscope.sinks import json
-    from weightscope.storage import load_run
 
     how = options_for(target, options)
     check_target(out, force)

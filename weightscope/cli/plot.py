@@ -74,10 +74,10 @@ def plot(
     with explained(debug):
         from weightscope import gallery
         from weightscope.errors import OptionError
+        from weightscope.folders.storage import load_run
         from weightscope.outcome import Failure
         from weightscope.outputs import check_target, write_binary
         from weightscope.sinks import folder
-        from weightscope.storage import load_run
 
         if out is not None:
             format = folder.format_of(out)

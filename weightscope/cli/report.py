@@ -40,8 +40,8 @@ def report(
         from weightscope.cli.emit import Output, emit, run_emission
         from weightscope.cli.gating import apply_gates, check_computed, read_gates
         from weightscope.evaluate import all_columns, left_out
+        from weightscope.folders.storage import load_run
         from weightscope.settings import settings_from
-        from weightscope.storage import load_run
 
         names = [column.name for column in all_columns()]
         output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weightscope import gallery
+from weightscope.drawings.pictures import Picture
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 from weightscope.outcome import Failure
-from weightscope.pictures import Picture
 from weightscope.present.run import BAND_STYLES, grouped_table, summary_blocks
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.run import Run

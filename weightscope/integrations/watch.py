@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from weightscope import analysis, outputs
+from weightscope.folders.storage import load_run
 from weightscope.integrations.observe import (
     LONG_FORM,
     Options,
@@ -30,7 +31,6 @@ from weightscope.integrations.observe import (
 )
 from weightscope.run import Run
 from weightscope.sinks import csv
-from weightscope.storage import load_run
 
 Log = Callable[[dict[str, float], int], None]
 _LOGGER = logging.getLogger("weightscope")

@@ -8,13 +8,13 @@ from math import log, log10
 import numpy as np
 
 from weightscope.columns import Column
+from weightscope.laws.power_law import PowerLaw, fit_power_law, fitted_evals
+from weightscope.laws.truncated_power_law import TruncatedPowerLaw, fit_truncated_power_law
 from weightscope.measurement import Measurement
 from weightscope.metrics.rank import is_constant, is_deficient
 from weightscope.outcome import Failure, Value, Values
-from weightscope.power_law import PowerLaw, fit_power_law, fitted_evals
 from weightscope.settings import THRESHOLDS, Settings
 from weightscope.spectrum import FloatArray, Spectrum
-from weightscope.truncated_power_law import TruncatedPowerLaw, fit_truncated_power_law
 
 OVER, UNDER = THRESHOLDS["alpha_over"], THRESHOLDS["alpha_under"]
 NEEDS = ("rank",)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from weightscope.bootstrap import alpha_interval, generator, plausibility
 from weightscope.columns import Column
+from weightscope.laws.bootstrap import alpha_interval, generator, plausibility
+from weightscope.laws.power_law import PowerLaw, fit_power_law, fitted_evals
 from weightscope.measurement import Measurement
 from weightscope.metrics.rank import is_deficient
 from weightscope.outcome import Failure, Values
-from weightscope.power_law import PowerLaw, fit_power_law, fitted_evals
 from weightscope.recipe import FIT_METHODS, FitMethod
 from weightscope.settings import Settings
 

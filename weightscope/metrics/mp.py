@@ -6,8 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from weightscope import marchenko_pastur
 from weightscope.columns import Column
+from weightscope.laws import marchenko_pastur
 from weightscope.measurement import Measurement
 from weightscope.outcome import Failure, Values
 from weightscope.settings import Settings

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from weightscope.columns import Column
+from weightscope.laws.noise.tabulated import LEAST_SHARE, noise_distance
+from weightscope.laws.power_law import SMALLEST_SAMPLE
 from weightscope.measurement import Measurement
 from weightscope.metrics.rank import is_deficient
-from weightscope.noise.tabulated import LEAST_SHARE, noise_distance
 from weightscope.outcome import Failure, Values
-from weightscope.power_law import SMALLEST_SAMPLE
 from weightscope.settings import Settings
 
 NEEDS = ("rank",)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from weightscope.columns import Column
+from weightscope.laws.noise import expected, tabulated
+from weightscope.laws.noise.expected import Shape
+from weightscope.laws.noise.tabulated import Exponent
+from weightscope.laws.power_law import SMALLEST_SAMPLE
 from weightscope.measurement import FarmsFit, Measurement
 from weightscope.metrics.erg import crossing
-from weightscope.noise import expected, tabulated
-from weightscope.noise.expected import Shape
-from weightscope.noise.tabulated import Exponent
 from weightscope.outcome import Failure, Value, Values
-from weightscope.power_law import SMALLEST_SAMPLE
 from weightscope.recipe import FIT_METHODS
 from weightscope.settings import Settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weightscope.columns import Column
-from weightscope.marchenko_pastur import largest_eval_cut
+from weightscope.laws.marchenko_pastur import largest_eval_cut
 from weightscope.matrix import Matrix
 from weightscope.measurement import Measurement
 from weightscope.metrics.alpha import band_of

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from weightscope.columns import Column
+from weightscope.laws.power_law import fitted_evals, second_minimum
 from weightscope.measurement import Measurement
 from weightscope.metrics.rank import is_deficient
 from weightscope.outcome import Values
-from weightscope.power_law import fitted_evals, second_minimum
 from weightscope.recipe import FIT_METHODS
 from weightscope.settings import Settings
 

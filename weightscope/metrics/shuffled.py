@@ -7,10 +7,10 @@ from math import erfc
 
 import numpy as np
 
-from weightscope import marchenko_pastur
 from weightscope.columns import Column
 from weightscope.distances import log_wasserstein
-from weightscope.esd import ranks
+from weightscope.drawings.esd import ranks
+from weightscope.laws import marchenko_pastur
 from weightscope.measurement import EntryStatistics, Measurement, Shuffled
 from weightscope.metrics.rank import entropy_of, numerical_rank
 from weightscope.outcome import Details, Failure, Value, Values

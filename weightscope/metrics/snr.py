@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightscope import marchenko_pastur
 from weightscope.columns import Column
+from weightscope.laws import marchenko_pastur
 from weightscope.measurement import Measurement
 from weightscope.outcome import Failure, Value, Values
 from weightscope.settings import Settings

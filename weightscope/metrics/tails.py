@@ -6,11 +6,11 @@ from math import exp, log
 from typing import Any
 
 from weightscope.columns import Column
+from weightscope.laws.tails import Ratio, compare
 from weightscope.measurement import Measurement
 from weightscope.outcome import Failure, Values
 from weightscope.settings import Settings
 from weightscope.spectrum import Spectrum
-from weightscope.tails import Ratio, compare
 
 SMALLEST_TAIL = 8
 NEEDS = ("alpha",)

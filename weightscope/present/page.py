@@ -11,10 +11,10 @@ from weightscope.charting import (
     grid_of,
     over_depth,
 )
-from weightscope.charts import Grid, Panels
 from weightscope.columns import IDENTITY
+from weightscope.drawings.charts import Grid, Panels
+from weightscope.drawings.page import Drawn, Figures, Page
 from weightscope.evaluate import columns_of
-from weightscope.page import Drawn, Figures, Page
 from weightscope.present.provenance import provenance_lines
 from weightscope.present.run import summary_blocks
 from weightscope.run import Run

@@ -10,10 +10,10 @@ from weightscope.charting import Cells, esds, grid_of
 from weightscope.columns import IDENTITY, Column
 from weightscope.comparing import Wide
 from weightscope.comparison import Comparison, metric_columns
-from weightscope.esd import Esd
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.page import Drawn, Figures, Page
 from weightscope.glossary import COMPARED
 from weightscope.outcome import Value
-from weightscope.page import Drawn, Figures, Page
 from weightscope.present.comparison import comparison_summary
 from weightscope.present.page import MOST_OVERLAID, caption, depth_panels, spread
 from weightscope.present.provenance import provenance_of_all

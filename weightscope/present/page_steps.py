@@ -9,8 +9,8 @@ from typing import Any
 
 from weightscope.charting import Cells, column_named, esds, grid_of, over_steps
 from weightscope.columns import IDENTITY, Column
-from weightscope.esd import Esd
-from weightscope.page import Drawn, Figures, Page
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.page import Drawn, Figures, Page
 from weightscope.present.page import MOST_OVERLAID, caption, spread
 from weightscope.present.provenance import provenance_of_all
 from weightscope.present.trajectory import trajectory_summary

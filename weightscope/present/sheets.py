@@ -6,11 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from weightscope.columns import Column
+from weightscope.drawings.sheets import (
+    Bands,
+    Bar,
+    Field,
+    Highlight,
+    Shade,
+    Sheet,
+    Words,
+    field_of,
+    kind_of,
+)
 from weightscope.evaluate import Row, columns_of
 from weightscope.outcome import Value
 from weightscope.report import Style
 from weightscope.settings import FAMILIES, THRESHOLDS
-from weightscope.sheets import Bands, Bar, Field, Highlight, Shade, Sheet, Words, field_of, kind_of
 
 _BANDS: tuple[Style, Style, Style] = ("extreme", "good", "warn")
 _STATUS: dict[str, Style] = {

@@ -10,10 +10,10 @@ from io import BytesIO
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from weightscope.drawings.sheets import Bands, Bar, Field, Highlight, Shade, Sheet, Words
 from weightscope.errors import OptionError
 from weightscope.outcome import Value
 from weightscope.report import Style
-from weightscope.sheets import Bands, Bar, Field, Highlight, Shade, Sheet, Words
 from weightscope.text import printable
 
 MOST_ROWS, MOST_CHARACTERS = 1_048_575, 32_767

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from weightscope.charts import Scale
-from weightscope.ticks import linear_ticks, log_ticks
+from weightscope.drawings.charts import Scale
+from weightscope.drawings.ticks import linear_ticks, log_ticks
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8c8c8c"

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from weightscope.esd import Esd, Law
-from weightscope.ks_curve import KsCurve, Minimum
-from weightscope.pictures import Overlay
+from weightscope.drawings.esd import Esd, Law
+from weightscope.drawings.ks_curve import KsCurve, Minimum
+from weightscope.drawings.pictures import Overlay
 from weightscope.sinks.figure_page import (
     BARS,
     BLUE,

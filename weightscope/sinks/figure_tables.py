@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from weightscope.charts import Distribution, HeatMap, Line, Panel, Panels, Scale
+from weightscope.drawings.charts import Distribution, HeatMap, Line, Panel, Panels, Scale
+from weightscope.drawings.ticks import linear_ticks, log_ticks
 from weightscope.sinks.figure_page import (
     BLUE,
     GREY,
@@ -28,7 +29,6 @@ from weightscope.sinks.figure_page import (
 )
 from weightscope.spectrum import FloatArray
 from weightscope.text import printable, short
-from weightscope.ticks import linear_ticks, log_ticks
 
 MOST_LABELLED = 26
 """Blocks up to which every cell says its number."""

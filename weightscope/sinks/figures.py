@@ -17,10 +17,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from weightscope.charts import Distribution, HeatMap, Panels
-from weightscope.esd import Esd
-from weightscope.ks_curve import KsCurve
-from weightscope.pictures import Overlay, Picture
+from weightscope.drawings.charts import Distribution, HeatMap, Panels
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.ks_curve import KsCurve
+from weightscope.drawings.pictures import Overlay, Picture
 from weightscope.sinks import figure_spectra, figure_tables
 from weightscope.text import printable
 

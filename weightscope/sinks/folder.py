@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from weightscope.drawings.pictures import Picture
 from weightscope.errors import OptionError
 from weightscope.outputs import write_into
-from weightscope.pictures import Picture
 from weightscope.sinks import json
 
 INDEX = "index.json"

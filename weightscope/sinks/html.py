@@ -16,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from weightscope.page import Page
+from weightscope.drawings.page import Page
 from weightscope.report import Block, Cell, Paragraph, Table
 from weightscope.sinks.html_data import page_json
 from weightscope.text import printable

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from weightscope.charts import Line, Panel, Panels
 from weightscope.columns import Column
-from weightscope.esd import Curve, Esd, Law
+from weightscope.drawings.charts import Line, Panel, Panels
+from weightscope.drawings.esd import Curve, Esd, Law
+from weightscope.drawings.page import Drawn, Figures, Page
 from weightscope.outcome import Value
-from weightscope.page import Drawn, Figures, Page
 from weightscope.spectrum import FloatArray
 from weightscope.text import printable
 

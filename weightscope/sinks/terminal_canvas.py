@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from rich.text import Text
 
+from weightscope.drawings.ticks import Ticks
 from weightscope.spectrum import FloatArray
-from weightscope.ticks import Ticks
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))

@@ -10,13 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from weightscope.esd import Esd
-from weightscope.ks_curve import KsCurve
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.ks_curve import KsCurve
+from weightscope.drawings.pictures import Picture
+from weightscope.drawings.ticks import linear_ticks, log_ticks
 from weightscope.outputs import writing_stdout
-from weightscope.pictures import Picture
 from weightscope.sinks.terminal_canvas import GUTTER, Canvas
 from weightscope.text import printable, short
-from weightscope.ticks import linear_ticks, log_ticks
 
 _SKY, _ORANGE, _GREEN = "#56B4E9", "#E69F00", "#009E73"
 _VERMILION, _PURPLE = "#D55E00", "#CC79A7"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from weightscope.laws.power_law import PowerLaw
 from weightscope.matrix import Matrix
 from weightscope.measurement import EntryStatistics, FarmsFit, Measurement, QuantError, Shuffled
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw
 from weightscope.spectrum import FloatArray, Spectrum
 
 RECORD_KEYS = frozenset({"name", "stats", "spectrum", "farms", "failure", "shuffled", "quant"})

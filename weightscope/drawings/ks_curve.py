@@ -13,8 +13,8 @@ from math import log10
 
 import numpy as np
 
+from weightscope.laws.power_law import distance_curve, fitted_evals
 from weightscope.outcome import Failure, Value
-from weightscope.power_law import distance_curve, fitted_evals
 from weightscope.recipe import EvalFloor
 from weightscope.settings import TAIL_LAWS, THRESHOLDS
 from weightscope.spectrum import FloatArray, Spectrum

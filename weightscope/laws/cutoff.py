@@ -24,7 +24,7 @@ from functools import cache
 
 import numpy as np
 
-from weightscope.power_law import IntArray
+from weightscope.laws.power_law import IntArray
 from weightscope.spectrum import FloatArray
 
 _DEPTH = 40.0

@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from weightscope.agreement import check_same
 from weightscope.errors import RunFolderError
 from weightscope.evaluate import Row, all_columns
-from weightscope.locks import locked
+from weightscope.folders.agreement import check_same
+from weightscope.folders.locks import locked
+from weightscope.folders.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.measurement import Measurement
 from weightscope.outputs import replace_file
 from weightscope.plan import Batch, Plan
-from weightscope.records import RECORD_KEYS, measurement_from, measurement_record
 from weightscope.run import Run
 from weightscope.spectrum import FloatArray, Spectrum
 from weightscope.version import SCHEMA_VERSION

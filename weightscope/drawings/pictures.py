@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weightscope.charts import Distribution, HeatMap, Panels
-from weightscope.esd import Esd
-from weightscope.ks_curve import KsCurve
+from weightscope.drawings.charts import Distribution, HeatMap, Panels
+from weightscope.drawings.esd import Esd
+from weightscope.drawings.ks_curve import KsCurve
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weightscope.charts import Grid, Panels
 from weightscope.columns import Column
-from weightscope.esd import Esd
+from weightscope.drawings.charts import Grid, Panels
+from weightscope.drawings.esd import Esd
 from weightscope.outcome import Value
 from weightscope.report import Block
 

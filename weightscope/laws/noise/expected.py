@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import log, sqrt
 
-from weightscope.marchenko_pastur import finite_quantiles, tracy_widom_quantile
+from weightscope.laws.marchenko_pastur import finite_quantiles, tracy_widom_quantile
 from weightscope.spectrum import FloatArray
 
 

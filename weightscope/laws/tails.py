@@ -17,8 +17,8 @@ from math import erfc, log, sqrt
 
 import numpy as np
 
-from weightscope import cutoff
-from weightscope.cutoff import EXPONENTIAL, SQUARE, Bend
+from weightscope.laws import cutoff
+from weightscope.laws.cutoff import EXPONENTIAL, SQUARE, Bend
 from weightscope.spectrum import FloatArray
 
 SIGNIFICANT = 0.1

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from weightscope.laws.power_law import PowerLaw, fit_power_law
 from weightscope.outcome import Failure
-from weightscope.power_law import PowerLaw, fit_power_law
 from weightscope.recipe import FitMethod
 from weightscope.spectrum import FloatArray
 

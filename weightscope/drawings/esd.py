@@ -15,7 +15,7 @@ from math import ceil, log10
 import numpy as np
 import numpy.typing as npt
 
-from weightscope import marchenko_pastur
+from weightscope.laws import marchenko_pastur
 from weightscope.outcome import Value
 from weightscope.spectrum import FloatArray, Spectrum
 

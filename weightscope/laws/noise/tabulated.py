@@ -15,10 +15,10 @@ from zlib import crc32
 
 import numpy as np
 
-from weightscope.noise.expected import Shape, expected_evals, largest_eval
-from weightscope.noise.simulation import small_spectra
+from weightscope.laws.noise.expected import Shape, expected_evals, largest_eval
+from weightscope.laws.noise.simulation import small_spectra
+from weightscope.laws.power_law import SMALL_SAMPLE, SMALLEST_SAMPLE, PowerLaw, fit_power_law
 from weightscope.outcome import Failure
-from weightscope.power_law import SMALL_SAMPLE, SMALLEST_SAMPLE, PowerLaw, fit_power_law
 from weightscope.recipe import FitMethod
 from weightscope.spectrum import FloatArray, Spectrum
 
@@ -46,7 +46,8 @@ class Exponent:
 
 @cache
 def _table() -> Mapping[str, FloatArray]:
-    with (files("weightscope.noise") / "table.npz").open("rb") as stream, np.load(stream) as data:
+    table = files("weightscope.laws.noise") / "table.npz"
+    with table.open("rb") as stream, np.load(stream) as data:
         return {name: data[name].astype(np.float64) for name in data.files}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightscope.noise.expected import Shape
+from weightscope.laws.noise.expected import Shape
 from weightscope.spectrum import FloatArray
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weightscope.errors import RunFolderError
-from weightscope.storage import PART, ROWS
+from weightscope.folders.storage import PART, ROWS
 
 
 def part_record(plan: Sequence[str], ranks: Mapping[str, int]) -> dict[str, Any]:

@@ -23,10 +23,9 @@ from typing import Literal
 
 import numpy as np
 
-from weightscope import cutoff
-from weightscope.cutoff import EXPONENTIAL, Bent, exponential_excess
-from weightscope.outcome import Failure
-from weightscope.power_law import (
+from weightscope.laws import cutoff
+from weightscope.laws.cutoff import EXPONENTIAL, Bent, exponential_excess
+from weightscope.laws.power_law import (
     NEAR_TIE,
     SMALLEST_SAMPLE,
     IntArray,
@@ -34,6 +33,7 @@ from weightscope.power_law import (
     _candidates,
     distances,
 )
+from weightscope.outcome import Failure
 from weightscope.spectrum import FloatArray
 
 SMALLEST_TAIL = 8

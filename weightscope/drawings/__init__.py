@@ -1,0 +1,1 @@
+"""What is drawn, as data: charts, spectra, pages and sheets, for any renderer to draw."""
