@@ -66,6 +66,22 @@ def test_the_plan_is_that_of_a_real_run() -> None:
     assert found[1].splitlines() == list(plan.sentences)
 
 
+def test_what_python_prints_is_what_it_printed() -> None:
+    found = re.search(
+        r"<!-- python -->\n```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL
+    )
+    assert found
+    done = subprocess.run(
+        [sys.executable, "-c", found[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert [line.rstrip() for line in done.stdout.splitlines()] == found[2].splitlines()
+
+
 def test_every_target_of_a_plan_is_listed() -> None:
     from weightscope.plans import TARGETS
 

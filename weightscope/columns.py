@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,18 @@ class Column:
             return {}
         lines = [line.partition(": ") for line in self.reading.split("\n")]
         return {word: meaning for word, _, meaning in lines if meaning}
+
+
+_SUFFIXES = ("_delta", "_a", "_b")
+
+
+def base_of(name: str, known: Mapping[str, Column]) -> tuple[str, str]:
+    """Column that a column of a comparison comes from, and its suffix."""
+    letter = name.rpartition("_")[2]
+    for suffix in ("", f"_delta_{letter}", *_SUFFIXES, f"_{letter}"):
+        if name.endswith(suffix) and name.removesuffix(suffix) in known:
+            return name.removesuffix(suffix), suffix
+    return name, ""
 
 
 STATUSES = {

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from weightscope import plugins
 from weightscope.alignment import Pair, PrefixMap, align
 from weightscope.columns import Column
 from weightscope.difference import COLUMNS as WEIGHT_COLUMNS
 from weightscope.difference import Difference, difference_columns, reading_of
 from weightscope.distances import same_spectrum, spectrum_distance
 from weightscope.errors import IncomparableRunsError
-from weightscope.evaluate import Row, columns_of, left_out
+from weightscope.evaluate import Row, all_columns, columns_of
+from weightscope.glossary import COMPARED
 from weightscope.run import Run
-from weightscope.settings import FAMILIES, settings_from
+from weightscope.settings import FAMILIES
 from weightscope.spectrum import Spectrum
 from weightscope.summary import counts
+from weightscope.text import count_of, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MUST_AGREE = (
     "metrics",
@@ -63,7 +69,7 @@ IDENTITY = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What changed from one run to another.
 
@@ -83,6 +89,25 @@ class Comparison:
     weights: bool = False
     runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        before, after = self.names
+        return f"Comparison({before!r} -> {after!r}, {count_of(len(self.rows), 'matrix')})"
+
+    def _repr_html_(self) -> str:
+        """What changed in every matrix, and the summary, as notebooks show it."""
+        return str(plugins.load("integrations", "notebook").comparison_html(self))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a tidy DataFrame: ``reading``, ``alpha_a``, ``alpha_b``, ..."""
+        from weightscope.frames import frame
+
+        return frame(comparison_columns(), self.rows, (*COMPARED, *all_columns()))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What changed as a whole, in reading order."""
+        return tuple(_sentences(self.summary))
+
 
 @cache
 def metric_columns() -> tuple[Column, ...]:
@@ -95,32 +120,6 @@ def comparison_columns() -> tuple[str, ...]:
     """Every column of a comparison, in order."""
     metrics = [f"{c.name}_{x}" for c in metric_columns() for x in ("a", "b", "delta")]
     return (*IDENTITY, *WEIGHT_COLUMNS, *metrics)
-
-
-def left_empty(
-    provenance: Sequence[Mapping[str, Any]], letters: Sequence[str], weights: bool
-) -> dict[str, str]:
-    """Columns of a comparison that nothing fills in any row, and what to do about each.
-
-    Args:
-        provenance: Of the runs.
-        letters: What the columns of each run end in.
-        weights: Whether the weights themselves were compared.
-    """
-    runs = [left_out(settings_from(record["settings"])) for record in provenance]
-    found = dict.fromkeys(() if weights else WEIGHT_COLUMNS, "it needs the weights of both models")
-    for letter, missing in zip(letters, runs, strict=True):
-        found |= {f"{name}_{letter}": advice for name, advice in missing.items()}
-        for name, advice in (runs[0] | missing).items():
-            found |= {f"{name}_delta": advice, f"{name}_delta_{letter}": advice}
-    for name, needed in _DERIVED.items():
-        if f"{needed}_delta" in found:
-            found[name] = found[f"{needed}_delta"]
-    return found
-
-
-_DERIVED = {"alpha_moved": "alpha", "band_change": "alpha_band", "class_change": "welore_class"}
-"""Columns of a comparison that are made of a column of both runs."""
 
 
 def check_comparable(a: Run, b: Run) -> None:
@@ -137,6 +136,23 @@ def check_comparable(a: Run, b: Run) -> None:
                 f"{there!r} in {a.label} and {here!r} in {b.label}; analyze one of them again, or "
                 "compare all the same with --force"
             )
+
+
+def check_related(a: Run, b: Run, pairs: Sequence[Pair]) -> None:
+    """Make sure that two runs are of models with something in common.
+
+    Raises:
+        IncomparableRunsError: No matrix of one is in the other.
+    """
+    if pairs and not any(pair.a and pair.b for pair in pairs):
+        first, second = (
+            f"{run.label} has {shortened(run.rows[0]['name']) if run.rows else 'none'}"
+            for run in (a, b)
+        )
+        raise IncomparableRunsError(
+            f"the models have no matrix in common: {first}, {second}, ...; read names of one as "
+            "those of the other with --map FROM=TO, or compare all the same with --force"
+        )
 
 
 def pair_runs(a: Run, b: Run, maps: Iterable[PrefixMap] = ()) -> list[Pair]:
@@ -346,3 +362,15 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "moved_by": by,
         "moved_most": [str(row["name"]) for row in moved[:5] if float(row[by] or 0) > 0],
     }
+
+
+def _sentences(summary: Mapping[str, Any]) -> Iterator[str]:
+    parts = [f"{n} {word}" for word, n in summary["change"].items()]
+    parts += [f"{n} {word}" for word, n in summary["reading"].items()]
+    parts.append(f"alpha moved in {summary['alpha_moved']}")
+    for key, what in (("band_changes", "band"), ("class_changes", "class")):
+        parts += [f"{what} {arrow}: {n}" for arrow, n in summary[key].items()]
+    yield "; ".join(parts)
+    moved = summary["moved_most"]
+    if moved:
+        yield f"Moved most (by {summary['moved_by']}): {', '.join(moved)}"

@@ -118,16 +118,8 @@ class Run:
 
     def to_dataframe(self) -> pd.DataFrame:
         """The rows as a tidy DataFrame: counts are nullable integers, undefined cells missing."""
-        import pandas as pd
-
         from weightscope.evaluate import all_columns
+        from weightscope.frames import frame
 
-        kinds = {"text": "string", "integer": "Int64", "number": "float64"}
-        columns = {
-            column.name: pd.array(
-                [row[column.name] for row in self.rows],
-                dtype=kinds[column.kind],  # type: ignore[call-overload]
-            )
-            for column in all_columns()
-        }
-        return pd.DataFrame(columns)
+        columns = all_columns()
+        return frame([column.name for column in columns], self.rows, columns)

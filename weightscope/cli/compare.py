@@ -75,8 +75,8 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
     from weightscope.cli.emit import emit
     from weightscope.cli.gating import apply_gates, check_computed, read_gates
     from weightscope.cli.progress import Talk
-    from weightscope.comparing import compare_models
-    from weightscope.comparison import comparison_columns, left_empty
+    from weightscope.comparing import compare_models, left_empty
+    from weightscope.comparison import comparison_columns
     from weightscope.errors import OptionError
 
     by, rules = shape
@@ -122,8 +122,7 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.cli.emit import Emission, emit
     from weightscope.cli.gating import apply_gates, check_computed, read_gates
     from weightscope.cli.progress import Talk
-    from weightscope.comparing import compare_many, wide_columns
-    from weightscope.comparison import left_empty
+    from weightscope.comparing import compare_many, left_empty, wide_columns
     from weightscope.errors import OptionError
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
@@ -131,8 +130,8 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     from weightscope.present.page_comparison import wide_page
     from weightscope.present.provenance import provenance_of_all
 
-    if shape[0] is not o.By.name or how.weights:
-        raise OptionError("--by and --weights compare two models, not more")
+    if shape[0] is not o.By.name:
+        raise OptionError("--by compares two models, not more")
     columns = wide_columns(len(runs))
     output.check(columns)
     gates = read_gates(shape[1], columns)

@@ -68,19 +68,17 @@ def track(
         output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)
         output.check(t.CHANGE_COLUMNS)
         gates = read_gates(fail_on, t.CHANGE_COLUMNS, texts={"name"})
-        metrics = t.metric_names(metric or ())
         prefixes = tuple(parse_prefix_map(text) for text in maps or ())
         settings = Settings(device=device, threads=threads)
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         how = Comparing(False, prefixes, force, not no_save, settings, access)
         with Talk(quiet) as talk:
-            found = t.track(t.expand(runs), how, talk)
-        summary = t.summarise(found)
-        shown = metrics[0]
+            found = t.track(t.expand(runs), how, talk, metric or ())
+        summary, shown = found.summary, found.metrics[0]
         check_computed(gates, t.never_tracked(found, shown))
         emission = Emission(
             t.LONG_COLUMNS,
-            t.long_rows(found, metrics),
+            t.long_rows(found, found.metrics),
             {"runs": [run.provenance for run in found.runs], "summary": summary},
             lambda: trajectory_report(found, summary, shown, sort, top),
             provenance_of_all([run.provenance for run in found.runs]),

@@ -169,7 +169,7 @@ def load_arrays(path: Path) -> dict[str, FloatArray]:
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+        raise RunFolderError(f"{path}: cannot be read ({error}); analyze the model again") from None
 
 
 def save_arrays(path: Path, arrays: Mapping[str, FloatArray]) -> None:

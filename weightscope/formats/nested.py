@@ -46,10 +46,10 @@ def weights_in(loaded: Mapping[Any, Any], is_tensor: IsTensor) -> Weights:
     Raises:
         ValueError: Two tensors get one name, or a name is too long or not valid Unicode.
     """
-    inside, path, left = loaded, list[str](), list[str]()
-    while len(path) < _DEEPEST and (key := _wrapping(inside, is_tensor)):
+    inside, path, left = loaded, wrappings(loaded, is_tensor), list[str]()
+    for key in path:
         left += [str(k) for k, v in inside.items() if k != key and _is_other(k, v, is_tensor)]
-        inside, path = inside[key], [*path, key]
+        inside = inside[key]
     left += [str(k) for k, v in inside.items() if is_training_state(k, v)]
     tensors: dict[str, Any] = {}
     for name, value in _flat(inside, is_tensor):
@@ -59,14 +59,23 @@ def weights_in(loaded: Mapping[Any, Any], is_tensor: IsTensor) -> Weights:
     return Weights(tensors, tuple(_notes(".".join(path), left)))
 
 
+def wrappings(loaded: Mapping[Any, Any], is_tensor: IsTensor) -> list[str]:
+    """The keys that lead to the weights of a training dictionary; none where it holds them."""
+    path: list[str] = []
+    while len(path) < _DEEPEST and (key := _wrapping(loaded, is_tensor)):
+        loaded, path = loaded[key], [*path, key]
+    return path
+
+
 def is_training_state(key: Any, value: Any) -> bool:
     """Whether an entry of a training dictionary is the state of an optimiser or the like."""
     if not isinstance(value, Mapping):
         return False
-    return str(key).lower() in TRAINING_STATE or _is_optimizer(value)
+    return str(key).lower() in TRAINING_STATE or is_optimizer(value)
 
 
-def _is_optimizer(found: Mapping[Any, Any]) -> bool:
+def is_optimizer(found: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is the state of an optimiser, as PyTorch's give it."""
     return "state" in found and "param_groups" in found
 
 
@@ -100,7 +109,7 @@ def _flat(found: Mapping[Any, Any], is_tensor: IsTensor) -> Iterator[tuple[str, 
     seen: set[int] = set()
 
     def visit(inside: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-        if id(inside) in seen or depth > _DEEPEST or _is_optimizer(inside):
+        if id(inside) in seen or depth > _DEEPEST or is_optimizer(inside):
             return
         seen.add(id(inside))
         for key, value in inside.items():

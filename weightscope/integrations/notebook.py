@@ -1,4 +1,4 @@
-"""How a run shows itself in a notebook: as a table with bands, and as figures."""
+"""How a run shows itself in a notebook, and several together: as tables, and a run as figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from weightscope.drawings.pictures import Picture
 from weightscope.errors import OptionError
 from weightscope.evaluate import Row
 from weightscope.outcome import Failure
+from weightscope.present.comparison import comparison_report, wide_report
 from weightscope.present.run import BAND_STYLES, grouped_table, summary_blocks
+from weightscope.present.trajectory import trajectory_report
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.run import Run
 from weightscope.sinks import folder, notebook
 from weightscope.text import count_of
 
 if TYPE_CHECKING:
+    from weightscope.comparing import Wide
+    from weightscope.comparison import Comparison
     from weightscope.sinks.figures import Drawing
+    from weightscope.trajectory import Trajectory
 
 MOST_ROWS = 500
 """A page of more rows serves nobody; the DataFrame has them all."""
@@ -32,6 +37,22 @@ def html_of(run: Run) -> str:
     blocks += [block for block in summary_blocks(run) if not isinstance(block, Table)]
     title = f"{run.name}: {count_of(len(run.rows), 'matrix')}"
     return notebook.render(Report(title, tuple(blocks)))
+
+
+def comparison_html(found: Comparison) -> str:
+    """The table of a comparison, and what changed as a whole."""
+    return notebook.render(comparison_report(found, None, MOST_ROWS))
+
+
+def wide_html(found: Wide) -> str:
+    """Alpha of several runs side by side."""
+    return notebook.render(wide_report(found, None, MOST_ROWS))
+
+
+def trajectory_html(found: Trajectory) -> str:
+    """The first metric of a trajectory over its steps, and what happened as a whole."""
+    metric = (*found.metrics, "alpha")[0]
+    return notebook.render(trajectory_report(found, found.summary, metric, top=MOST_ROWS))
 
 
 def _band(row: Row) -> Cell:

@@ -33,22 +33,21 @@ def comparison_report(found: Comparison, sort: str | None, top: int | None) -> R
     """The rows that differ most in what people ask first, and the summary."""
     rows = sorted_rows(found.rows, sort)
     shown = rows if top is None else rows[:top]
-    blocks: list[Block] = [_rows_table(shown)]
-    if len(shown) < len(rows):
-        blocks.append(Paragraph(f"{len(rows) - len(shown)} of {len(rows)} rows not shown.", "dim"))
-    blocks += comparison_summary(found)
+    blocks = [_rows_table(shown), *not_shown(len(shown), len(rows)), *comparison_summary(found)]
     return Report(f"{found.names[0]} -> {found.names[1]}: {len(rows)} matrices", tuple(blocks))
+
+
+def not_shown(shown: int, rows: int) -> list[Block]:
+    """A remark below a table that was cut; nothing below one that was not."""
+    text = f"{rows - shown} of {rows} rows not shown."
+    return [Paragraph(text, "dim")] if shown < rows else []
 
 
 def comparison_summary(found: Comparison) -> list[Block]:
     """What changed as a whole: counts, medians per module, the rows that moved most."""
-    blocks: list[Block] = [Paragraph(_headline(found.summary), "strong")]
-    blocks.append(groups_table("Medians per module", "module", found.summary["modules"]))
-    moved = found.summary["moved_most"]
-    if moved:
-        text = f"Moved most (by {found.summary['moved_by']}): {', '.join(moved)}"
-        blocks.append(Paragraph(text))
-    return blocks
+    headline, *others = found.sentences
+    medians = groups_table("Medians per module", "module", found.summary["modules"])
+    return [Paragraph(headline, "strong"), medians, *map(Paragraph, others)]
 
 
 def _rows_table(rows: Sequence[Row]) -> Table:
@@ -69,15 +68,6 @@ def _cell(row: Row, key: str) -> Cell:
         return Cell(text, "dim" if text == "identical" else "strong")
     style: Style = "warn" if key == "alpha_moved" and row[key] == "yes" else ""
     return Cell(short(row[key]), style)
-
-
-def _headline(summary: Mapping[str, Any]) -> str:
-    parts = [f"{n} {word}" for word, n in summary["change"].items()]
-    parts += [f"{n} {word}" for word, n in summary["reading"].items()]
-    parts.append(f"alpha moved in {summary['alpha_moved']}")
-    for key, what in (("band_changes", "band"), ("class_changes", "class")):
-        parts += [f"{what} {arrow}: {n}" for arrow, n in summary[key].items()]
-    return "; ".join(parts)
 
 
 def groups_table(title: str, by: str, groups: Sequence[Mapping[str, Any]]) -> Table:
@@ -115,8 +105,9 @@ def wide_report(found: Wide, sort: str | None, top: int | None, metric: str = "a
     keys += [f"{metric}_delta_{letter}" for letter in found.letters[1:]]
     lines = tuple(
         (Cell(str(row["name"]).removesuffix(".weight")), *(Cell(short(row[key])) for key in keys))
-        for row in (rows if top is None else rows[:top])
+        for row in rows[:top]
     )
     names = [f"{x} = {name}" for x, name in zip(found.letters, found.names, strict=True)]
     table = Table("", ("name", *keys), lines, (False, *(True,) * len(keys)))
-    return Report(f"{metric} of {len(found.names)} runs", (Paragraph(", ".join(names)), table))
+    blocks = (Paragraph(", ".join(names)), table, *not_shown(len(lines), len(rows)))
+    return Report(f"{metric} of {len(found.names)} runs", blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from weightscope.columns import Column
+from weightscope.columns import Column, base_of
 from weightscope.drawings.sheets import (
     Bands,
     Bar,
@@ -43,7 +43,6 @@ _READING: dict[str, Style] = {
 }
 _SHADED = ("alpha_ks", "noise_w1", "shuffled_w1", "spectrum_w1", "rel_change", "intruders")
 _BARRED = ("welore_rank_ratio", "farms_coverage", "mp_softrank", "noise_p", "delta_top_share")
-_SUFFIXES = ("_delta", "_a", "_b")
 _ASPECTS = ("meaning", "formula", "unit", "range", "reading", "caution", "noise", "source",
             "published")  # fmt: skip
 
@@ -76,15 +75,6 @@ def workbook(
     return tuple(sheets)
 
 
-def _base(name: str, known: Mapping[str, Column]) -> tuple[str, str]:
-    """Column that a column of a comparison comes from, and its suffix."""
-    letter = name.rpartition("_")[2]
-    for suffix in ("", f"_delta_{letter}", *_SUFFIXES, f"_{letter}"):
-        if name.endswith(suffix) and name.removesuffix(suffix) in known:
-            return name.removesuffix(suffix), suffix
-    return name, ""
-
-
 def _field(name: str, rows: Sequence[Row]) -> Field:
     values = [row[name] for row in rows]
     return field_of(name, kind_of(values), values)
@@ -113,7 +103,7 @@ def _glossary(names: Sequence[str], rows: Sequence[Row], known: Mapping[str, Col
     families = {column.name: family for family in FAMILIES for column in columns_of([family])}
     entries: list[dict[str, Value]] = []
     for name in names:
-        base, suffix = _base(name, known)
+        base, suffix = base_of(name, known)
         column = known.get(base, Column(name, "text", ""))
         entry: dict[str, Value] = {"column": name, "family": families.get(base)}
         entry["filled"] = sum(

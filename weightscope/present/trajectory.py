@@ -7,10 +7,11 @@ from typing import Any
 
 from weightscope.evaluate import Row
 from weightscope.outcome import Value
+from weightscope.present.comparison import not_shown
 from weightscope.present.run import sorted_rows
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.text import short
-from weightscope.trajectory import Trajectory, change_rows
+from weightscope.trajectory import Trajectory, change_rows, sentences_of
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -40,21 +41,22 @@ def trajectory_report(
         sort: One of ``CHANGE_COLUMNS``, as ``sorted_rows`` takes it; None for the runs' order.
         top: Show at most so many lines.
     """
-    rows = sorted_rows(change_rows(found, metric), sort)
-    shown = [row for row in rows if row["first"] is not None][:top]
+    known = [row for row in change_rows(found, metric) if row["first"] is not None]
+    shown = sorted_rows(known, sort)[:top]
     blocks: list[Block] = [
         Paragraph(f"Step {step} is {run.share.label} of {run.name}.", "warn")
         for step, run in zip(found.steps, found.runs, strict=True)
         if run.share
     ]
-    blocks += [_lines(found, shown, metric), *trajectory_summary(found, summary)]
+    blocks += [_lines(found, shown, metric), *not_shown(len(shown), len(known))]
+    blocks += trajectory_summary(found, summary)
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
 
 
 def trajectory_summary(found: Trajectory, summary: Any) -> list[Block]:
     """What happened as a whole: medians over time, what moved first, what left its band."""
-    return [_medians(found, summary), *map(Paragraph, _sentences(summary))]
+    return [_medians(found, summary), *map(Paragraph, sentences_of(summary))]
 
 
 def _lines(found: Trajectory, rows: Sequence[Row], metric: str) -> Table:
@@ -86,23 +88,3 @@ def _medians(found: Trajectory, summary: Any) -> Table:
     return Table(
         "Median alpha per role", headers, rows, numeric, tuple(map(str, found.steps[1:-1]))
     )
-
-
-def _sentences(summary: Any) -> list[str]:
-    first = summary["first_to_move"]
-    texts = ["No exponent moved by more than its uncertainty."]
-    if first:
-        texts = [
-            f"First to move, at step {first['step']}: {', '.join(first['names'])}"
-            + (f" and {first['count'] - 5} more." if first["count"] > 5 else ".")
-        ]
-    growth = summary["spectral_norm_growth"]
-    if growth:
-        largest = ", ".join(f"{g['name']} x{g['ratio']:.2f}" for g in growth[:3])
-        texts.append(f"Spectral norms grew most in {largest}.")
-    left = summary["left_their_band"]
-    if left:
-        moves = [f"{b['name']} ({b['from']} to {b['to']} at {b['step']})" for b in left[:5]]
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-        texts.append(f"Left their band: {', '.join(moves)}{more}.")
-    return texts

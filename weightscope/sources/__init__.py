@@ -43,7 +43,7 @@ def open_model(model: Any, access: Access | None = None) -> Checkpoint:
     raise CheckpointError(f"an object of type {kind} is no path, no module and no state dict")
 
 
-def accesses(models: Sequence[str], access: Access) -> list[Access]:
+def accesses(models: Sequence[Any], access: Access) -> list[Access]:
     """How to reach each of several models.
 
     A revision is meant for the models on the hub that name none of their own.
@@ -54,7 +54,7 @@ def accesses(models: Sequence[str], access: Access) -> list[Access]:
     """
     if not access.revision:
         return [access] * len(models)
-    addresses = [_address_of(model) for model in models]
+    addresses = [_address_of(m) if isinstance(m, str | Path) else None for m in models]
     meant = [address is not None and not address.revision for address in addresses]
     if not any(meant):
         raise OptionError(

@@ -9,18 +9,36 @@ from typing import Any
 from weightscope.checkpoint import Checkpoint
 from weightscope.errors import CheckpointError
 from weightscope.formats.memory import refs_of
+from weightscope.formats.nested import is_optimizer, wrappings
 
 
 def open_state_dict(tensors: Mapping[str, Any], name: str, conv: frozenset[str]) -> Checkpoint:
     """Index a mapping of names to torch tensors; tensors sharing storage are listed once.
 
     Raises:
-        CheckpointError: A value is not a tensor, or has a dtype that is not known.
+        CheckpointError: It is something else that a training saves, a value is not a tensor, or
+            has a dtype that is not known.
     """
+    _check_state_dict(tensors)
     refs = refs_of(tensors)
     if not refs:
         raise CheckpointError(f"{name}: holds no tensors")
     return Checkpoint(name, refs, format="memory", memory=dict(tensors), conv=conv)
+
+
+def _check_state_dict(found: Mapping[Any, Any]) -> None:
+    """Tell what a training saves beside a state dict, and where in it the weights are."""
+    if is_optimizer(found):
+        raise CheckpointError(
+            "this is the state of an optimizer, which holds no weights; give model.state_dict()"
+        )
+    path = wrappings(found, lambda value: hasattr(value, "data_ptr") and hasattr(value, "shape"))
+    if path:
+        keys = "".join(f"[{key!r}]" for key in path)
+        raise CheckpointError(
+            f"this is a training dictionary and no state dict; the weights are what it holds under "
+            f"{keys}: give that alone"
+        )
 
 
 def open_module(module: Any) -> Checkpoint:
