@@ -226,6 +226,24 @@ def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> 
     assert merged.returncode == 1 and merged.stderr.endswith(why)
 
 
+def test_a_run_is_saved_where_it_is_said(tmp_path: Path) -> None:
+    names = ["my model (v2)+é", "...", ".hidden", "-rf"]
+    for seed, name in enumerate(names):
+        write_file(tmp_path / name / "model.safetensors", {"w.weight": gaussian(9, 8, seed=seed)})
+    paths = [f"./{name}" for name in names]
+    commands = [("analyze", path, "--metrics", "norms") for path in paths]
+    commands += [("analyze", paths[0], "--metrics", "rank"), ("compare", *paths[:2])]
+    said = []
+    for command in commands:
+        [done] = run_each([command], tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        said += [line[13:] for line in lines if line.startswith("Run saved in ")]
+    assert len(said) == len(set(said)) == 7
+    assert set(said) == {path.name for path in tmp_path.glob("*.weightscope")}
+    assert said[:2] == ["my_model__v2__é.weightscope", "model.weightscope"]
+
+
 def test_a_device_that_another_one_stands_in_for_is_said_once(tmp_path: Path) -> None:
     for name in "ab":
         write_file(tmp_path / f"{name}.safetensors", {"w.weight": gaussian(12, 10)})

@@ -156,7 +156,7 @@ def _analyze(
         if writer and run.summary["stopped"] is None:
             writer.finish(run, _to_join(part, done[0]))
     if run.summary["stopped"] is not None:
-        where = "; the same command with --resume continues" if folder else ""
+        where = f", kept in {folder}; the same command with --resume continues" if folder else ""
         observer.note(
             f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
         )

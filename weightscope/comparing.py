@@ -124,6 +124,8 @@ def open_sides(models: Sequence[Any], how: Comparing, observer: Observer) -> Ite
         else:
             checkpoint = open_model(model, access)
             run = analyze(checkpoint, how.settings, Saving(how.save), observer)
+            if run.folder is not None and not run.reused:
+                observer.note(f"Run saved in {run.folder}")
             yield Model(run, checkpoint)
 
 
