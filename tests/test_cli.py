@@ -186,6 +186,75 @@ def test_degenerate_rows_end_with_zero_and_one_line(analysed: Analysed) -> None:
     assert {row["status"] for row in others} == {"ok"} and f"{len(DEGENERATE)} of" in line
 
 
+def test_a_run_without_any_figure_ends_with_one_and_says_why(tmp_path: Path) -> None:
+    nan = torch.full((20, 12), float("nan"))
+    models = {
+        "nan": {"a.weight": nan, "z.weight": torch.zeros(20, 12)},
+        "packed": {"packed.weight": DEGENERATE["packed.weight"][0]},
+        "vectors": {"a.bias": torch.zeros(5), "b.bias": torch.zeros(5)},
+        "zero": {"a.weight": torch.zeros(20, 12), "few.weight": gaussian(30, 4)},
+        "one": {"a.weight": nan, "b.weight": gaussian(20, 12)},
+    }
+    for name, tensors in models.items():
+        write_file(tmp_path / f"{name}.safetensors", tensors)
+    commands = [("analyze", f"{n}.safetensors", "--metrics", "norms", "-q") for n in models]
+    commands += [
+        commands[0],
+        (*commands[0], "--shard", "1/1"),
+        (*commands[0], "--fail-on", "N > 0"),
+    ]
+    done = run_each(commands, tmp_path)
+    assert [one.returncode for one in done] == [1, 1, 1, 0, 0, 1, 0, 4]
+    assert [one.stderr.rstrip("\n") for one in done[:6]] == [
+        "Error: nan.safetensors: no matrix could be analysed (1 nonfinite, 1 zero), as 'a.weight': "
+        "240 of 240 entries are NaN or Inf; check what wrote it",
+        "Error: packed.safetensors: no matrix could be analysed (1 unsupported), as "
+        "'packed.weight': Not analysed: it is quantised (fp8), and its scales "
+        "('packed.weight_scale_inv') are missing; check what wrote it",
+        "Error: vectors.safetensors: no matrix to analyse, only 2 vectors and scalars; name a file "
+        "that holds weights",
+        "",
+        "",
+        done[0].stderr.rstrip("\n"),  # the finished run, used again
+    ]
+    # the output is there all the same, and the parts of a model are judged with the whole
+    assert done[0].stdout == done[5].stdout != "" and "nonfinite" in done[0].stdout
+    merged = run_weightscope(
+        "merge", "nan.shard-1-of-1.weightscope", "--out", "merged", cwd=tmp_path
+    )
+    why = done[0].stderr.replace("nan.safetensors", "merged")
+    assert merged.returncode == 1 and merged.stderr.endswith(why)
+
+
+def test_a_run_is_saved_where_it_is_said(tmp_path: Path) -> None:
+    names = ["my model (v2)+é", "...", ".hidden", "-rf"]
+    for seed, name in enumerate(names):
+        write_file(tmp_path / name / "model.safetensors", {"w.weight": gaussian(9, 8, seed=seed)})
+    paths = [f"./{name}" for name in names]
+    commands = [("analyze", path, "--metrics", "norms") for path in paths]
+    commands += [("analyze", paths[0], "--metrics", "rank"), ("compare", *paths[:2])]
+    said = []
+    for command in commands:
+        [done] = run_each([command], tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        said += [line[13:] for line in lines if line.startswith("Run saved in ")]
+    assert len(said) == len(set(said)) == 7
+    assert set(said) == {path.name for path in tmp_path.glob("*.weightscope")}
+    assert said[:2] == ["my_model__v2__é.weightscope", "model.weightscope"]
+
+
+def test_a_device_that_another_one_stands_in_for_is_said_once(tmp_path: Path) -> None:
+    for name in "ab":
+        write_file(tmp_path / f"{name}.safetensors", {"w.weight": gaussian(12, 10)})
+    one, both = ("analyze", "a.safetensors", "--metrics", "norms"), "a.safetensors b.safetensors"
+    commands = [one, ("compare", *both.split()), (*one, "--quiet")]
+    done = run_each([(*command, "--device", "mps") for command in commands], tmp_path)
+    assert [each.returncode for each in done] == [0, 0, 0]
+    said = "--device mps: it has no float64, which the figures need; computing on the CPU"
+    assert [each.stderr.splitlines().count(said) for each in done] == [1, 1, 0]
+
+
 def test_a_run_that_is_used_again_says_so(analysed: Analysed) -> None:
     done = run_weightscope("analyze", "toy.safetensors", "--threads", "2", cwd=analysed.work)
     assert done.returncode == 0 and done.stdout == analysed.stdout

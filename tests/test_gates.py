@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoints import ODD_NAMES, gaussian, run_each, small_model, write_file
 from hypothesis import given
 from hypothesis import strategies as st
@@ -399,6 +400,50 @@ def test_a_rule_that_cannot_be_read_is_refused_before_any_work(
     assert code == 2 and not stdout and talk.startswith("Error: --fail-on")
     assert not (pipeline.work / "bad.csv").exists()
     assert not (pipeline.work / "bad.weightscope").exists()
+
+
+def test_a_rule_on_a_column_that_is_not_computed_is_refused(tmp_path: Path) -> None:
+    for name in ("toy", "next"):
+        write_file(tmp_path / f"{name}.safetensors", {"b.weight": torch.eye(12) * len(name)})
+    norms = ["--metrics", "norms"]
+    first = [["analyze", f"{n}.safetensors", *norms, "-q"] for n in ("toy", "next")]
+    for words in first:
+        run_each([words], tmp_path)
+    toy, two = "toy.weightscope", ["compare", "toy.weightscope", "next.weightscope"]
+    cases = [
+        (["analyze", "toy.safetensors", *norms, "--out", "bad"], "N > 1 or alpha > 6",
+         "alpha is not computed here; analyze with alpha in --metrics"),
+        (["analyze", "toy.safetensors", "--out", "bad"], "traps > 0",
+         "traps is not computed here; analyze with --shuffled"),
+        (["analyze", "toy.safetensors", "--out", "bad", "--quant-error", "4"], "quant_error_3 > 1",
+         "quant_error_3 is not computed here; analyze with --quant-error 3"),
+        (["analyze", "toy.safetensors", "--out", "bad", "--shard", "1/2"], "welore_rank > 1",
+         "welore_rank is not computed here; merge the parts of the model first"),
+        (["report", toy], "not alpha is empty",
+         "alpha is not computed here; analyze with alpha in --metrics"),
+        (two, "alpha_delta > 1",
+         "alpha_delta is not computed here; analyze with alpha in --metrics"),
+        (two, "rel_change > 0.5", "rel_change is not computed here; it needs the weights of both "
+         "models"),
+        ([*two, toy], "alpha_delta_c > 1",
+         "alpha_delta_c is not computed here; analyze with alpha in --metrics"),
+    ]  # fmt: skip
+    refused = run_each([[*words, "--fail-on", rule] for words, rule, _ in cases], tmp_path)
+    for (words, rule, why), done in zip(cases, refused, strict=True):
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert done.stderr.splitlines()[-1].startswith(f"Error: --fail-on {rule!r}: "), words
+        assert why in done.stderr, words
+    assert not (tmp_path / "bad").exists()
+    # computed, and empty for a reason: a warning
+    whole = ["analyze", "toy.safetensors", "--metrics", "alpha", "--fail-on", "alpha > 6"]
+    rules = [whole, ["report", "toy-2.weightscope", "--fail-on", "alpha > 6 and N > 1"]]
+    for words in rules:
+        [done] = run_each([words], tmp_path)
+        rule = words[-1]
+        warning = f"Warning: alpha is empty in every row, so the rule cannot fit: {rule}"
+        assert done.returncode == 0 and warning in done.stderr.splitlines()
+    [done] = run_each([["report", toy, "--fail-on", "spectral_norm < 9 and N > 1"]], tmp_path)
+    assert done.returncode == 4 and "Warning" not in done.stderr
 
 
 def test_a_comparison_that_can_never_fit_is_refused(pipeline: Pipeline) -> None:

@@ -307,6 +307,31 @@ def test_resume_of_nothing_starts_and_of_everything_reuses(model: Path, tmp_path
     assert run(model, resume=True).folder == Path("toy.weightscope")
 
 
+def test_resume_that_continues_nothing_says_in_one_line_what_differs(
+    model: Path, tmp_path: Path
+) -> None:
+    command = ("analyze", model, "--resume", "--metrics", "alpha,norms,welore", "--threads", "1")
+
+    def remark(*more: object) -> list[str]:
+        done = run_weightscope(*command, *more)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stderr.splitlines() if "--resume" in line]
+
+    nothing = "--resume found nothing to continue: "
+    assert remark("--out", tmp_path / "new") == [
+        f"{nothing}there is no run in {tmp_path / 'new'}; beginning anew in {tmp_path / 'new'}"
+    ]
+    run(model)
+    interrupted(model, Path("toy-2.weightscope"), 2, replace(QUICK, xmin="mid"))
+    # of two other runs, the one that was interrupted is the one that is meant
+    assert remark("--xmin", "peak") == [
+        f"{nothing}settings.xmin is 'mid' in toy-2.weightscope and 'peak' here; beginning anew in "
+        "toy-3.weightscope"
+    ]
+    assert remark("--xmin", "peak") == []  # now that run is there, and used again
+    assert remark("--xmin", "peak-fixed", "--quiet") == []
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_what_is_no_run_folder_is_never_touched(model: Path, tmp_path: Path, force: bool) -> None:
     mine = {
@@ -321,8 +346,9 @@ def test_what_is_no_run_folder_is_never_touched(model: Path, tmp_path: Path, for
         for file, text in files.items():
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_text(text)
-        with pytest.raises(RunFolderError):
-            run(model, tmp_path / name, force=force)
+        for resume in (False, True):
+            with pytest.raises(RunFolderError):
+                run(model, tmp_path / name, force=force, resume=resume)
         assert {n: b.decode() for n, b in contents(tmp_path / name).items()} == files
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunFolderError):

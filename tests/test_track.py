@@ -189,9 +189,12 @@ COMMANDS = [
     "checkpoint-100.weightscope twin-100.weightscope",
     "checkpoint-100.weightscope other-500.weightscope",
     "checkpoint-100.weightscope other-500.weightscope --force --metric alpha",
+    f"{RUNS} --metric spectral_norm --sort change --format table",
+    f"{RUNS} --metric spectral_norm --sort=-change --top 1 --format table",
     f"{RUNS} --metric alpha_band",
     f"{RUNS} --metric alhpa",
     f"{RUNS} --csv taken.csv",
+    f"{RUNS} --sort alpha",
     "checkpoint-100.weightscope final",
     "'nothing-*'",
 ]
@@ -322,6 +325,46 @@ def test_the_table_shows_the_first_metric_as_sparklines(work: Work) -> None:
     assert stdout.startswith("# alpha over 3 steps: 100, 500, 2000") and row.count("|") == 6
 
 
+def test_the_table_is_sorted_by_its_own_columns(work: Work) -> None:
+    norms = [{r["name"]: r["spectral_norm"] for r in run.rows} for run in work.runs()]
+    grown = {name: norms[-1][name] - norms[0][name] for name in norms[0]}
+    expected = [name.removesuffix(".weight") for name in sorted(grown, key=lambda n: -grown[n])]
+    code, stdout, talk = work.ends[f"{RUNS} --metric spectral_norm --sort change --format table"]
+    lines = stdout[: stdout.index("Median alpha")].splitlines()
+    assert code == 0 and not talk and len(expected) > 2
+    assert [words[0] for line in lines if (words := line.split()) and words[0] in expected] == (
+        expected
+    )
+    last = f"{RUNS} --metric spectral_norm --sort=-change --top 1 --format table"
+    table = work.ends[last][1][: work.ends[last][1].index("Median alpha")]
+    least = min(grown, key=lambda name: grown[name]).removesuffix(".weight")
+    assert [name for name in expected if name in table] == [least] != expected[:1]
+
+
+def test_rules_are_on_the_columns_of_the_table(work: Work) -> None:
+    norms = [{r["name"]: r["spectral_norm"] for r in run.rows} for run in work.runs()]
+    change = {name: norms[-1][name] - norms[0][name] for name in norms[0]}
+    most = max(change, key=lambda name: change[name])
+    below, above = change[most] * 0.995, change[most] * 1.005
+    runs, norm = RUNS.split(), ["--metric", "spectral_norm"]
+    cases = [
+        ([*runs, *norm, "--format", "csv", "--fail-on", f"change > {below!r}"], 4),
+        ([*runs, *norm, "--fail-on", f"change > {above!r}"], 0),
+        ([*runs, *norm, "--fail-on", f"last > 0 and name == '{most}'"], 4),
+        ([*runs, "--csv", "bad.csv", "--fail-on", "alpha > 6"], 2),
+        ([*runs, "--csv", "bad.csv", "--metric", "traps", "--fail-on", "last > 0"], 2),
+    ]
+    ends = run_each([["track", *words] for words, _ in cases], work.folder)
+    assert [end.returncode for end in ends] == [code for _, code in cases]
+    rule = cases[0][0][-1]
+    assert f"Rule hit by 1 of {len(change)} rows: {rule}\n  {most}: change " in ends[0].stderr
+    assert {row["metric"] for row in read_csv(ends[0].stdout)} == {"spectral_norm"}
+    assert "Rule hit" not in ends[1].stderr
+    assert "there is no column 'alpha'" in ends[3].stderr
+    assert "last is not computed here; traps is missing, analyze with --shuffled" in ends[4].stderr
+    assert not (work.folder / "bad.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "code", "sentence"),
     [
@@ -331,6 +374,7 @@ def test_the_table_shows_the_first_metric_as_sparklines(work: Work) -> None:
         ("checkpoint-100.weightscope other-500.weightscope", 5, "--xmin"),
         (f"{RUNS} --metric alpha_band", 2, "--metric 'alpha_band': no such numeric column"),
         (f"{RUNS} --metric alhpa", 2, "--metric 'alhpa': no such numeric column"),
+        (f"{RUNS} --sort alpha", 2, "--sort 'alpha': no such column"),
         (f"{RUNS} --csv taken.csv", 1, "taken.csv: exists already"),
         ("checkpoint-100.weightscope final", 1, "final"),
         ("'nothing-*'", 2, "'nothing-*' matches nothing"),
@@ -421,9 +465,7 @@ def test_nobody_moved() -> None:
     found = given({"a": exponent(3.0)}, {"a": exponent(3.28)})
     summary = summarise(found)
     assert summary["first_to_move"] is None
-    texts = [
-        getattr(b, "text", "") for b in trajectory_report(found, summary, "alpha", None).blocks
-    ]
+    texts = [getattr(b, "text", "") for b in trajectory_report(found, summary, "alpha").blocks]
     assert "No exponent moved by more than its uncertainty." in texts
 
 
@@ -481,7 +523,7 @@ def test_a_matrix_that_is_missing_at_some_steps_leaves_gaps() -> None:
         {"step": 500, "name": "b", "metric": "alpha", "value": 5.0},
         {"step": 2000, "name": "b", "metric": "alpha", "value": 6.0},
     ]
-    table = trajectory_report(found, summarise(found), "alpha", None).blocks[0]
+    table = trajectory_report(found, summarise(found), "alpha").blocks[0]
     assert [[cell.text for cell in row] for row in table.rows] == [  # type: ignore[union-attr]
         ["a", "▁█ ", "3", "4", "+1"],
         ["b", " ▁█", "5", "6", "+1"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,7 +15,7 @@ from weightscope.bases import selection_of
 from weightscope.checkpoint import Access, Checkpoint
 from weightscope.errors import OptionError, RunFolderError
 from weightscope.evaluate import Evaluated, complete, evaluate, excluded
-from weightscope.folders.agreement import differences
+from weightscope.folders.agreement import check_same, differences
 from weightscope.folders.partition import Portion, portion
 from weightscope.folders.parts import part_record
 from weightscope.folders.storage import (
@@ -41,7 +41,7 @@ from weightscope.share import parse_share
 from weightscope.sources import open_model
 from weightscope.spectrum import Spectrum
 from weightscope.summary import solver_counts, summarise
-from weightscope.text import count_of
+from weightscope.text import count_of, shortened
 
 if TYPE_CHECKING:
     from weightscope.assignment import Assignment
@@ -157,7 +157,7 @@ def _analyze(
         if writer and run.summary["stopped"] is None:
             writer.finish(run, _to_join(part, done[0]))
     if run.summary["stopped"] is not None:
-        where = "; the same command with --resume continues" if folder else ""
+        where = f", kept in {folder}; the same command with --resume continues" if folder else ""
         observer.note(
             f"stopped after {run.summary['stopped']} of {run.summary['planned']} matrices{where}"
         )
@@ -271,8 +271,14 @@ def _finished(
     return Run(provenance, rows, summary, details=details, load_spectra=lambda: spectra)
 
 
-def with_resources(settings: Settings) -> tuple[Settings, str]:
+def with_resources(
+    settings: Settings, note: Callable[[str], None] | None = None
+) -> tuple[Settings, str]:
     """Settings with threads and one device filled in, and the device's name.
+
+    Args:
+        settings: As they were asked for.
+        note: Is told where another device stands in for the one that was asked for.
 
     Raises:
         OptionError: There is no such device here.
@@ -283,6 +289,8 @@ def with_resources(settings: Settings) -> tuple[Settings, str]:
         (device, *_), device_name = devices.resolve_devices(settings.device)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device {settings.device}: {error}") from None
+    if note is not None and (remark := devices.instead_of(settings.device)):
+        note(remark)
     threads = settings.threads or available_threads()
     return replace(settings, device=device, threads=threads), device_name
 
@@ -294,26 +302,37 @@ def _choose_folder(
     if not saving.save:
         return None, None
     if saving.out is not None:
-        return _explicit_folder(saving, saving.out, provenance)
+        return _explicit_folder(saving, saving.out, provenance, observer)
+    others: list[_Held] = []
     for folder in _numbered(name, provenance["settings"]["shard"]):
-        if not folder.exists():
+        held = _held(folder, provenance)
+        if held.state == "nothing":
+            _say_if_new(saving, folder, others, observer)
             return folder, None
-        state = _state(folder, provenance)
-        if state == "empty":
-            return folder, None
-        if state == "finished":
+        if held.state == "finished":
             try:
                 return folder, load_run(folder)
             except RunFolderError as error:
                 observer.note(f"not used again: {error}")
-        if state == "damaged":
+        if held.state == "damaged":
             observer.note(f"{folder} is no run that can be read; it is left as it is")
-        if state == "interrupted" and saving.resume:
+        if held.state == "interrupted" and saving.resume:
             observer.note(f"continuing {folder}")
             return folder, None
-        if state == "interrupted":
+        if held.state == "interrupted":
             observer.note(f"{folder} holds this run, interrupted; --resume would continue it")
+        others.append(held)
     raise AssertionError("the numbered names do not end")
+
+
+def _say_if_new(saving: Saving, folder: Path, others: Sequence[_Held], observer: Observer) -> None:
+    """Say that ``--resume`` found nothing to continue: what differs, in what was interrupted."""
+    if not saving.resume:
+        return
+    why = f"there is no run in {folder}"
+    if others:
+        why = next((held for held in others if held.unfinished), others[0]).why
+    observer.note(f"--resume found nothing to continue: {why}; beginning anew in {folder}")
 
 
 def _numbered(name: str, shard: str | None) -> Iterator[Path]:
@@ -325,21 +344,20 @@ def _numbered(name: str, shard: str | None) -> Iterator[Path]:
 
 
 def _explicit_folder(
-    saving: Saving, out: Path, provenance: Mapping[str, Any]
+    saving: Saving, out: Path, provenance: Mapping[str, Any], observer: Observer
 ) -> tuple[Path, Run | None]:
-    if not out.exists():
-        return out, None
-    if saving.force:
+    if saving.force and out.exists():
         clear_run(out)
+    held = _held(out, provenance)
+    if held.state == "nothing":
+        _say_if_new(saving, out, (), observer)
         return out, None
-    state = _state(out, provenance)
-    if state == "empty":
-        return out, None
-    if state == "finished":
+    if held.state == "finished":
         return out, load_run(out)
     if saving.resume and provenance["source"]["format"] != "memory":
+        check_same(read_provenance(out), provenance, out)
         return out, None
-    if state == "interrupted":
+    if held.state == "interrupted":
         raise RunFolderError(
             f"{out}: holds this run, interrupted; continue it with --resume, or replace it with "
             "--force"
@@ -348,19 +366,33 @@ def _explicit_folder(
     raise RunFolderError(f"{out}: exists already; choose another folder with --out{instead}")
 
 
-def _state(folder: Path, provenance: Mapping[str, Any]) -> str:
-    """``finished`` or ``interrupted`` where the folder holds a run of this provenance.
+@dataclass(frozen=True)
+class _Held:
+    """What a folder holds beside the run that is wanted.
 
-    Else ``empty``, ``damaged`` where it holds a run that cannot be read, or ``other``.
+    Attributes:
+        state: ``nothing``; ``finished`` or ``interrupted`` where it is this run; ``damaged`` where
+            no run can be read; else ``other``.
+        why: A clause: what makes it another one.
+        unfinished: Whether that other run was interrupted.
     """
-    if is_unborn(folder):
-        return "empty"
+
+    state: str
+    why: str = ""
+    unfinished: bool = False
+
+
+def _held(folder: Path, provenance: Mapping[str, Any]) -> _Held:
+    if not folder.exists() or is_unborn(folder):
+        return _Held("nothing")
     if provenance["source"]["format"] == "memory":
-        return "other"  # nothing tells one live model from another
+        return _Held("other", f"nothing tells whether {folder} is of this live model")
     try:
         found = read_provenance(folder)
-    except RunFolderError:
-        return "damaged" if is_run(folder) else "other"
-    if next(differences(found, provenance), None) is not None:
-        return "other"
-    return "finished" if found.get("finished") else "interrupted"
+    except RunFolderError as error:
+        return _Held("damaged" if is_run(folder) else "other", str(error))
+    unfinished = not found.get("finished")
+    for name, there, here in differences(found, provenance):
+        why = f"{name} is {shortened(there)} in {folder} and {shortened(here)} here"
+        return _Held("other", why, unfinished)
+    return _Held("interrupted" if unfinished else "finished")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from weightscope.tensor import DTYPES
+
 Kind = Literal["text", "integer", "number"]
 
 
@@ -92,6 +94,36 @@ WARNINGS = {
     "value; a direct SVD was used",
 }
 """Every warning code and what it means."""
+ROLES = {
+    "attn_q": "projection to the queries of attention",
+    "attn_k": "projection to the keys of attention",
+    "attn_v": "projection to the values of attention",
+    "attn_o": "projection of what attention puts out",
+    "attn_kv": "keys and values in one tensor",
+    "attn_qkv": "queries, keys and values in one tensor",
+    "mlp_gate": "gate of a gated MLP",
+    "mlp_up": "first matrix of an MLP",
+    "mlp_down": "last matrix of an MLP",
+    "mlp_gate_up": "gate and first matrix of an MLP in one tensor",
+    "expert_gate": "gate of an expert of a mixture",
+    "expert_up": "first matrix of an expert",
+    "expert_down": "last matrix of an expert",
+    "expert_gate_up": "gate and first matrix of an expert in one tensor",
+    "router": "what chooses the experts of a mixture; too few directions to fit a tail",
+    "embedding": "a table with a row per token",
+    "position": "a table with a row per position",
+    "lm_head": "projection to the tokens of the vocabulary, or to the classes of a task",
+    "conv": "kernel of a convolution",
+    "norm": "scales of a normalisation, stored as a matrix",
+    "other": "what no known name tells; analysed all the same",
+}
+"""Every role, in the order of tables, and what such a matrix does."""
+_KINDS = {
+    "float": "floating point",
+    "encoded": "codes that mean nothing without their scales",
+    "integer": "integers",
+    "complex": "complex numbers",
+}
 
 CODES = {
     **{code: f"Status: {meaning}." for code, meaning in STATUSES.items()},
@@ -103,7 +135,12 @@ IDENTITY: tuple[Column, ...] = (
     Column("name", "text", "tensor name as stored, [e] for an expert of a stack, [q] for a part"),
     Column("block", "integer", "first numeric component of the name (the layer index)"),
     Column("module", "text", "name without .weight, # for the block and expert index"),
-    Column("role", "text", "what the matrix does, such as attn_q, mlp_up, embedding, conv"),
+    Column(
+        "role",
+        "text",
+        "what the matrix does, such as attn_q, mlp_up, embedding, conv",
+        reading="\n".join(f"{role}: {meaning}" for role, meaning in ROLES.items()),
+    ),
     Column("expert", "integer", "index of the expert, for mixtures of experts"),
     Column("rows", "integer", "rows as stored (of one slice, for a convolution)"),
     Column("cols", "integer", "columns as stored (of one slice, for a convolution)"),
@@ -111,7 +148,12 @@ IDENTITY: tuple[Column, ...] = (
     Column("M", "integer", "shorter side"),
     Column("Q", "number", "aspect ratio N / M", range="[1, inf)"),
     Column("slices", "integer", "matrices pooled into one spectrum (kernel positions), else 1"),
-    Column("dtype", "text", "stored data type; of a quantised weight that of its codes"),
+    Column(
+        "dtype",
+        "text",
+        "stored data type; of a quantised weight that of its codes",
+        reading="\n".join(f"{d.code}: {d.bits} bits, {_KINDS[d.kind]}" for d in DTYPES.values()),
+    ),
     Column("params", "integer", "number of entries"),
     Column(
         "status",

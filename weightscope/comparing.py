@@ -18,14 +18,15 @@ from weightscope.comparison import (
     metric_columns,
     pair_runs,
 )
+from weightscope.difference import COLUMNS as WEIGHT_COLUMNS
 from weightscope.difference import Difference
 from weightscope.errors import OptionError
-from weightscope.evaluate import Row, all_columns
+from weightscope.evaluate import Row, all_columns, left_out
 from weightscope.folders.storage import is_run, load_run
 from weightscope.glossary import COMPARED
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
-from weightscope.settings import Settings
+from weightscope.settings import Settings, settings_from
 from weightscope.text import count_of
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def open_sides(models: Sequence[Any], how: Comparing, observer: Observer) -> Ite
         else:
             checkpoint = open_model(model, access)
             run = analyze(checkpoint, how.settings, Saving(how.save), observer)
+            if run.folder is not None and not run.reused:
+                observer.note(f"Run saved in {run.folder}")
             yield Model(run, checkpoint)
 
 
@@ -187,6 +190,32 @@ def _changes(
     settings = with_resources(settings)[0]
     found = measure_changes((first, second), names, settings)
     return {name: change for name, change in found if change is not None}
+
+
+def left_empty(
+    provenance: Sequence[Mapping[str, Any]], letters: Sequence[str], weights: bool
+) -> dict[str, str]:
+    """Columns of a comparison that nothing fills in any row, and what to do about each.
+
+    Args:
+        provenance: Of the runs.
+        letters: What the columns of each run end in.
+        weights: Whether the weights themselves were compared.
+    """
+    runs = [left_out(settings_from(record["settings"])) for record in provenance]
+    found = dict.fromkeys(() if weights else WEIGHT_COLUMNS, "it needs the weights of both models")
+    for letter, missing in zip(letters, runs, strict=True):
+        found |= {f"{name}_{letter}": advice for name, advice in missing.items()}
+        for name, advice in (runs[0] | missing).items():
+            found |= {f"{name}_delta": advice, f"{name}_delta_{letter}": advice}
+    for name, needed in _DERIVED.items():
+        if f"{needed}_delta" in found:
+            found[name] = found[f"{needed}_delta"]
+    return found
+
+
+_DERIVED = {"alpha_moved": "alpha", "band_change": "alpha_band", "class_change": "welore_class"}
+"""Columns of a comparison that are made of a column of both runs."""
 
 
 def compare_many(models: Sequence[Any], how: Comparing, observer: Observer | None = None) -> Wide:

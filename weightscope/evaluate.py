@@ -49,6 +49,34 @@ def all_columns() -> tuple[Column, ...]:
     return IDENTITY + columns_of(FAMILIES)
 
 
+def left_out(settings: Settings) -> dict[str, str]:
+    """Columns that settings leave empty in every row, and what to do about each."""
+    found: dict[str, str] = {}
+    for family in FAMILIES:
+        for column in columns_of([family]):
+            if advice := _needed(column.name, family, settings):
+                found[column.name] = advice
+    return found
+
+
+def _needed(column: str, family: str, settings: Settings) -> str:
+    """What to do to have a column at all; empty where the settings ask for it."""
+    bits = column.rpartition("_")[2]
+    if family == "bootstrap" and not settings.bootstrap:
+        return "analyze with --bootstrap 200"
+    if family == "shuffled" and settings.shuffled is None:
+        return "analyze with --shuffled"
+    if family == "quant" and int(bits) not in settings.quant_error:
+        return f"analyze with --quant-error {bits}"
+    if family not in settings.metrics:
+        return f"analyze with {family} in --metrics"
+    if column == "alpha_lambda" and settings.fit == "pl":
+        return "analyze with --fit tpl"
+    if family in WHOLE_MODEL and settings.shard is not None:
+        return "merge the parts of the model first"
+    return ""
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """A row and what goes with it.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 
-from weightscope.columns import Column
+from weightscope.columns import CODES, IDENTITY, Column
+from weightscope.errors import OptionError
+from weightscope.evaluate import all_columns, columns_of
+from weightscope.glossary import COMPARED, TRACKED
 from weightscope.report import Block, Cell, Paragraph, Report, Table
+from weightscope.settings import FAMILIES
+from weightscope.text import did_you_mean
 
 _FIELDS = (
     ("formula", "formula"),
@@ -19,8 +25,13 @@ _FIELDS = (
 )
 
 
-def columns_report(families: Iterable[tuple[str, Sequence[Column]]]) -> Report:
-    """One line per column, grouped by family."""
+_WHERE = re.compile(r"-float64-\w+$")
+"""What a cell of the column solver says beside the routine: precision and device."""
+
+
+def overview() -> Report:
+    """One line per column of the result table, grouped by family."""
+    families = [("identity", IDENTITY), *((name, columns_of([name])) for name in FAMILIES)]
     blocks: list[Block] = []
     for family, columns in families:
         rows = tuple((Cell(c.name, "strong"), Cell(c.meaning)) for c in columns)
@@ -29,15 +40,39 @@ def columns_report(families: Iterable[tuple[str, Sequence[Column]]]) -> Report:
     return Report("Columns of the result table", tuple(blocks))
 
 
-def code_report(code: str, sentence: str) -> Report:
-    """A status or a warning."""
-    return Report(code, (Paragraph(sentence),))
+def explanation(asked: str) -> Report:
+    """What is known of a column of any table, a family, a status, a warning or a word of a cell.
+
+    Raises:
+        OptionError: It is none of these.
+    """
+    columns = (*all_columns(), *COMPARED, *TRACKED)
+    named = [column for column in columns if column.name == asked]
+    word = _WHERE.sub("", asked)
+    holding = [column for column in columns if word in column.words]
+    if named:
+        groups = (IDENTITY, *(columns_of([family]) for family in FAMILIES))
+        family = next((group for group in groups if named[0] in group), ())
+        return entries_report(named, family)
+    if asked in FAMILIES:
+        return entries_report(columns_of([asked]))
+    if asked in CODES:
+        return Report(asked, (Paragraph(CODES[asked]),))
+    if holding:
+        return _word_report(word, holding)
+    words = [word for column in columns for word in column.words]
+    names = [column.name for column in columns]
+    hint = did_you_mean(asked, dict.fromkeys([*names, *FAMILIES, *CODES, *words]))
+    raise OptionError(f"{asked!r} is no column, family, status, warning or word{hint}")
 
 
-def word_report(word: str, column: Column) -> Report:
-    """A word that a column of text holds."""
-    told = Paragraph(f"weightscope explain {column.name} tells more.", "dim")
-    return Report(word, (Paragraph(f"{column.name}: {column.words[word]}."), told))
+def _word_report(word: str, columns: Sequence[Column]) -> Report:
+    """A word that columns of text hold."""
+    told = [Paragraph(f"{column.name}: {column.words[word]}.") for column in columns]
+    names = dict.fromkeys(column.name for column in columns)
+    more = " and ".join(f"weightscope explain {name}" for name in names)
+    tells = "tells" if len(names) == 1 else "tell"
+    return Report(word, (*told, Paragraph(f"{more} {tells} more.", "dim")))
 
 
 def entries_report(columns: Sequence[Column], family: Sequence[Column] = ()) -> Report:

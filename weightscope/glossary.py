@@ -7,13 +7,31 @@ from weightscope.columns import Column
 _SPECTRUM = "weightscope; see explain of the metric without delta_"
 COMPARED: tuple[Column, ...] = (
     Column("name_b", "text", "name in b, where it is another one"),
-    Column("change", "text", "common, added, removed or resized"),
+    Column(
+        "change",
+        "text",
+        "common, added, removed or resized",
+        reading="common: in a and in b, of the same shape\n"
+        "added: in b alone\n"
+        "removed: in a alone\n"
+        "resized: in a and in b, of different shapes",
+    ),
     Column(
         "reading",
         "text",
         "what happened to the weights: identical bf16-rounding low-rank-update full-rank-update "
         "scaled re-initialised transposed permuted resized renamed",
-        reading="The first that applies, exact relations before measured ones.",
+        formula="the first that applies, exact relations before measured ones",
+        reading="identical: every entry is the same number\n"
+        "bf16-rounding: one is the other rounded to bfloat16, entry by entry\n"
+        "low-rank-update: B - A has at most a quarter of its directions above rounding\n"
+        "full-rank-update: B - A has more than a quarter of its directions above rounding\n"
+        "scaled: B is a multiple of A, up to rounding\n"
+        "re-initialised: B has nothing to do with A; their cosine is that of independent matrices\n"
+        "transposed: B is A transposed\n"
+        "permuted: the same entries and singular values in another order\n"
+        "resized: of different shapes; the entries common to both are compared\n"
+        "renamed: the same shape and spectrum under another name",
         caution="Needs the weights of both.",
     ),
     Column(
@@ -22,6 +40,7 @@ COMPARED: tuple[Column, ...] = (
         "whether alpha changed by more than its uncertainty: yes or no",
         formula="|alpha_b - alpha_a| > 2 sqrt(alpha_stderr_a^2 + alpha_stderr_b^2); bootstrap "
         "intervals apart, where both runs have them",
+        reading="yes: by more than its uncertainty\nno: by less, or not at all",
     ),
     Column("band_change", "text", "alpha_band in a -> in b, where it changed"),
     Column("class_change", "text", "welore_class in a -> in b, where it changed"),

@@ -314,7 +314,7 @@ def selftest(
     Args:
         settings: Device, threads and seed.
         families: Keys of ``FAMILIES``.
-        note: Is told which family begins.
+        note: Is told which family begins, and where another device stands in.
 
     Raises:
         OptionError: There is no such device here, or no such family.
@@ -322,7 +322,7 @@ def selftest(
     for name in families:
         if name not in FAMILIES:
             raise OptionError(f"--only {name!r}: choose from {', '.join(FAMILIES)}")
-    settings, device = analysis.with_resources(settings)
+    settings, device = analysis.with_resources(settings, note)
     bench, checks, start = Bench(settings), [], time.perf_counter()
     for name in FAMILIES:
         if not families or name in families:

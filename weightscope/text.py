@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from math import floor, log10
 from typing import Any
 
@@ -32,6 +33,47 @@ def shortened(value: object, length: int = 100) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]}...{text[-length // 3 :]}"
+
+
+_LIMITS = (48, 40, 32, 24, 20, 16, 12, 10, 8)
+"""Characters that a part of a dotted name keeps, the fewest last."""
+
+
+def cut(text: str, length: int) -> str:
+    """A text without its middle where it is longer."""
+    kept = length // 2
+    return text if len(text) <= length else f"{text[:kept]}…{text[kept + 1 - length :]}"
+
+
+def fitted(names: Sequence[str], width: int) -> tuple[list[str], str]:
+    """Dotted names in fewer characters: without the parts that all begin with, and those cut.
+
+    Numbers stay whole, and names that differ stay different, so that some may stay too long.
+
+    Args:
+        names: At least one is longer than ``width``.
+        width: Characters that there is room for.
+
+    Returns:
+        The names, and the beginning that a leading ``…`` stands for.
+    """
+    split = [name.split(".") for name in names]
+    levels = zip(*(parts[:-1] for parts in split), strict=False) if len(names) > 1 else ()
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+    found = [("…", *parts[len(shared) :]) if shared else tuple(parts) for parts in split]
+    fewest = len(set(names))
+    short = [".".join(parts) for parts in found]
+    for limit in _LIMITS:
+        if max(map(len, short)) <= width:
+            break
+        shorter = [
+            ".".join(part if part.isdecimal() else cut(part, limit) for part in parts)
+            for parts in found
+        ]
+        if len(set(shorter)) < fewest:
+            break
+        short = shorter
+    return short, "".join(f"{part}." for part in shared)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,10 +20,11 @@ from weightscope.columns import IDENTITY
 from weightscope.comparing import Comparing, comparable_runs
 from weightscope.comparison import alpha_moved, metric_columns
 from weightscope.errors import CheckpointError, OptionError
-from weightscope.evaluate import Row
+from weightscope.evaluate import Row, left_out
 from weightscope.folders.storage import is_run, read_record
 from weightscope.observer import Observer, Silent
 from weightscope.run import Run
+from weightscope.settings import settings_from
 from weightscope.summary import numbers
 from weightscope.text import count_of, did_you_mean
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LONG_COLUMNS = ("step", "name", "metric", "value")
+CHANGE_COLUMNS = ("name", "first", "last", "change")
 _STATE = "trainer_state.json"
 _LONGEST_STEP = 18
 """Digits."""
@@ -253,6 +255,25 @@ def long_rows(found: Trajectory, metrics: Sequence[str]) -> list[dict[str, Any]]
         for metric in metrics
         if by_name[name][metric] is not None
     ]
+
+
+def change_rows(found: Trajectory, metric: str) -> list[Row]:
+    """First and last value of one metric that each matrix has, and last minus first."""
+    rows: list[Row] = []
+    for name in found.names:
+        known = [value for value in found.values(name, metric) if value is not None]
+        first, last = (known[0], known[-1]) if known else (None, None)
+        change = known[-1] - known[0] if known else None
+        rows.append({"name": name, "first": first, "last": last, "change": change})
+    return rows
+
+
+def never_tracked(found: Trajectory, metric: str) -> dict[str, str]:
+    """The columns of ``change_rows`` that nothing fills in any run, and what to do about it."""
+    of_runs = [left_out(settings_from(run.provenance["settings"])) for run in found.runs]
+    if any(metric not in missing for missing in of_runs):
+        return {}
+    return dict.fromkeys(CHANGE_COLUMNS[1:], f"{metric} is missing, {of_runs[0][metric]}")
 
 
 def metric_names(wanted: Sequence[str]) -> list[str]:

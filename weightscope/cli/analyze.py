@@ -93,9 +93,9 @@ def analyze(
         signal.signal(signal.SIGTERM, _interrupt)
         from weightscope.checkpoint import Access
         from weightscope.cli.emit import Output, emit, run_emission
-        from weightscope.cli.gating import apply_gates, read_gates
+        from weightscope.cli.gating import apply_gates, check_analysed, check_computed, read_gates
         from weightscope.cli.shares import read_shard
-        from weightscope.evaluate import all_columns
+        from weightscope.evaluate import all_columns, left_out
         from weightscope.settings import parse_duration
 
         names = [column.name for column in all_columns()]
@@ -106,12 +106,14 @@ def analyze(
         if compat is not None:
             _check_compat(compat, context)
         settings = _settings({**context.params, "shard": read_shard(shard, quiet)})
+        check_computed(gates, left_out(settings))
         placement = _placement(context.params)
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
         saving = (not no_save, out, force, resume, parse_duration(max_time))
         run = _run(model, access, (settings, saving, placement), quiet)
         emit(run_emission(run, output, ww_names), output)
         apply_gates(gates, run.rows)
+        check_analysed(run, model)
 
 
 def _settings(given: Mapping[str, Any]) -> Any:

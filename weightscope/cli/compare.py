@@ -73,9 +73,9 @@ def compare(
 
 def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:
     from weightscope.cli.emit import emit
-    from weightscope.cli.gating import apply_gates, read_gates
+    from weightscope.cli.gating import apply_gates, check_computed, read_gates
     from weightscope.cli.progress import Talk
-    from weightscope.comparing import compare_models
+    from weightscope.comparing import compare_models, left_empty
     from weightscope.comparison import comparison_columns
     from weightscope.errors import OptionError
 
@@ -86,6 +86,7 @@ def _two(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: 
     gates = read_gates(rules, comparison_columns())
     with Talk(quiet) as talk:
         found, hint = compare_models(runs, how, talk)
+    check_computed(gates, left_empty(found.provenance, "ab", found.weights))
     if hint and not quiet:
         say(hint)
     emit(_emission(found, output, by), output)
@@ -119,9 +120,9 @@ def _emission(found: Any, output: Any, by: o.By) -> Any:
 
 def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet: bool) -> None:
     from weightscope.cli.emit import Emission, emit
-    from weightscope.cli.gating import apply_gates, read_gates
+    from weightscope.cli.gating import apply_gates, check_computed, read_gates
     from weightscope.cli.progress import Talk
-    from weightscope.comparing import compare_many, wide_columns
+    from weightscope.comparing import compare_many, left_empty, wide_columns
     from weightscope.errors import OptionError
     from weightscope.evaluate import all_columns
     from weightscope.glossary import COMPARED
@@ -136,6 +137,7 @@ def _many(runs: list[str], how: Any, output: Any, shape: tuple[Any, Any], quiet:
     gates = read_gates(shape[1], columns)
     with Talk(quiet) as talk:
         found = compare_many(runs, how, talk)
+    check_computed(gates, left_empty(found.provenance, found.letters, weights=False))
     facts = {"runs": list(found.provenance)}
     origin = provenance_of_all(found.provenance)
     build = lambda: wide_report(found, output.sort, output.top)  # noqa: E731

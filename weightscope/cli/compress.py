@@ -97,9 +97,9 @@ def compress(
         from weightscope.settings import Settings
         from weightscope.sources import open_model
 
-        settings, _ = with_resources(Settings(device=device, threads=threads))
         checkpoint = open_model(model)
         with Talk(quiet) as talk:
+            settings, _ = with_resources(Settings(device=device, threads=threads), talk.note)
             done = act.compress(checkpoint, found, out, settings, talk)
         record = compression_record(found, done)
         command = shlex.join(["weightscope", *sys.argv[1:]])

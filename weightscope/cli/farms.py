@@ -98,20 +98,19 @@ def farms(
         output.check(())
         sizes, counts = f.parse_numbers("--windows", windows), f.parse_numbers("--grids", grids)
         grid = f.settings_grid(sizes, counts, q, fit, compat)  # type: ignore[arg-type]
-        settings, device_name = with_resources(
-            Settings(
-                tuple(include or ()),
-                tuple(exclude or ()),
-                metrics=("farms",),
-                farms_embeddings=farms_embeddings,
-                compat=compat,
-                device=device,
-                threads=threads,
-            )
+        wanted = Settings(
+            tuple(include or ()),
+            tuple(exclude or ()),
+            metrics=("farms",),
+            farms_embeddings=farms_embeddings,
+            compat=compat,
+            device=device,
+            threads=threads,
         )
         access = Access(fetch, revision, token, mmap)  # type: ignore[arg-type]
-        checkpoint = open_model(model, access)
         with Talk(quiet) as talk:
+            settings, device_name = with_resources(wanted, talk.note)
+            checkpoint = open_model(model, access)
             for text in checkpoint.notes:
                 talk.note(text)
             found = f.study(checkpoint, grid, settings, talk)

@@ -1,36 +1,64 @@
-"""``--fail-on`` rules at the end of a verb."""
+"""What ends a verb with another code than 0 after its output: ``--fail-on``, nothing analysed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from weightscope.cli.explained import say
-from weightscope.errors import GateError
+from weightscope.errors import CheckpointError, GateError, OptionError
 from weightscope.evaluate import Row, all_columns
 from weightscope.gates import Gate, hits, parse_gate
+from weightscope.present.run import unanalysed
+from weightscope.run import Run
 from weightscope.text import short
 
 SHOWN = 20
-
-
-def read_gates(rules: Iterable[str] | None, columns: Iterable[str]) -> list[Gate]:
-    """Read the rules before any work.
-
-    Raises:
-        OptionError: One cannot be read.
-    """
-    kinds = {name: not _is_text(name) for name in columns}
-    return [parse_gate(rule, kinds) for rule in rules or ()]
-
-
-def _is_text(column: str) -> bool:
-    return column in _TEXTS or column.removesuffix("_a").removesuffix("_b") in _TEXTS
 
 
 _TEXTS = frozenset(
     {column.name for column in all_columns() if column.kind == "text"}
     | {"change", "reading", "alpha_moved", "band_change", "class_change", "present"}
 )
+"""Columns of runs and comparisons that hold words, without the letter of the run."""
+
+
+def read_gates(
+    rules: Iterable[str] | None, columns: Iterable[str], texts: Collection[str] = _TEXTS
+) -> list[Gate]:
+    """Read the rules before any work.
+
+    Args:
+        rules: As they were written.
+        columns: Of the table.
+        texts: Those that hold words, without the letter of the run.
+
+    Raises:
+        OptionError: One cannot be read.
+    """
+    kinds = {name: not _is_text(name, texts) for name in columns}
+    return [parse_gate(rule, kinds) for rule in rules or ()]
+
+
+def _is_text(column: str, texts: Collection[str]) -> bool:
+    return column in texts or column.removesuffix("_a").removesuffix("_b") in texts
+
+
+def check_computed(gates: Iterable[Gate], left_out: Mapping[str, str]) -> None:
+    """A rule on a column that nothing fills can never do its work: that is a slip, not a pass.
+
+    Args:
+        gates: The rules.
+        left_out: Columns that are empty in every row, and what to do about each.
+
+    Raises:
+        OptionError: A rule mentions one of them.
+    """
+    for gate in gates:
+        for name in gate.columns:
+            if name in left_out:
+                raise OptionError(
+                    f"--fail-on {gate.text!r}: {name} is not computed here; {left_out[name]}"
+                )
 
 
 def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
@@ -54,3 +82,17 @@ def apply_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> None:
     if broken:
         count = "a --fail-on rule was" if len(broken) == 1 else f"{len(broken)} rules were"
         raise GateError(f"{count} hit")
+
+
+def check_analysed(run: Run, model: object) -> None:
+    """A pipeline must not take a run without any figure for a good one.
+
+    Args:
+        run: What was made.
+        model: Of what, as the user names it.
+
+    Raises:
+        CheckpointError: No matrix of the model could be analysed.
+    """
+    if why := unanalysed(run):
+        raise CheckpointError(f"{model}: {why}")

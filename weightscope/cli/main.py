@@ -17,8 +17,9 @@ app = typer.Typer(
     name="weightscope",
     cls=Verbs,
     help="What is inside this checkpoint? Spectral diagnostics of neural-network weights.\n\n"
-    "Exit codes: 0 done (also with degenerate rows), 1 failed, 2 usage, 3 selftest failed, "
-    "4 a --fail-on rule hit, 5 runs not comparable, 130 interrupted.",
+    "Exit codes: 0 done (also with degenerate rows), 1 failed (also where no matrix could be "
+    "analysed), 2 usage, 3 selftest failed, 4 a --fail-on rule hit, 5 runs not comparable, "
+    "130 interrupted.",
     rich_markup_mode="rich",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -53,6 +53,7 @@ def merge(
       weightscope merge huge.shard-*-of-8.weightscope --out huge.weightscope
     """
     with explained(debug):
+        from weightscope.cli.gating import check_analysed
         from weightscope.errors import MissingPartsError
         from weightscope.merging import Merging, merge
         from weightscope.outputs import STDOUT, write_output
@@ -70,3 +71,4 @@ def merge(
                 f"{count_of(len(runs), 'part')} joined, {count_of(len(run.rows), 'row')}: "
                 f"weightscope report {out}"
             )
+        check_analysed(run, out)

@@ -282,7 +282,8 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda|cuda:N,...|mps",
-        help="Where to compute; cuda takes all CUDA devices of one model.",
+        help="Where to compute; cuda takes all CUDA devices of one model, mps has no float64 and "
+        "means the CPU.",
     ),
 ]
 ThreadsOption = Annotated[

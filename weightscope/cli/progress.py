@@ -24,6 +24,7 @@ class Talk:
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
+        self._said: set[str] = set()
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._bar = not quiet and sys.stderr.isatty()
@@ -41,8 +42,9 @@ class Talk:
             self._progress.stop()
 
     def note(self, text: str) -> None:
-        """Say a remark."""
-        if not self._quiet:
+        """Say a remark, once where it is one about every model of several."""
+        if not self._quiet and text not in self._said:
+            self._said.add(text)
             say(text)
 
     def start(self, plan: Plan, done: float) -> None:

@@ -38,14 +38,16 @@ def report(
     """
     with explained(debug):
         from weightscope.cli.emit import Output, emit, run_emission
-        from weightscope.cli.gating import apply_gates, read_gates
-        from weightscope.evaluate import all_columns
+        from weightscope.cli.gating import apply_gates, check_computed, read_gates
+        from weightscope.evaluate import all_columns, left_out
         from weightscope.folders.storage import load_run
+        from weightscope.settings import settings_from
 
         names = [column.name for column in all_columns()]
         output = Output(format, csv, json, sort, top, bom, force, excel, png, svg, html, quiet)
         output.check(names)
         gates = read_gates(fail_on, names)
         found = load_run(run)
+        check_computed(gates, left_out(settings_from(found.provenance["settings"])))
         emit(run_emission(found, output, ww_names), output)
         apply_gates(gates, found.rows)

@@ -49,7 +49,7 @@ def on_this_machine(wanted: str, threads: int) -> Local | Devices:
     """
     names, device_name = resolve_devices(wanted)
     if len(names) == 1:
-        return Local(names[0], device_name, threads)
+        return Local(names[0], device_name, threads, instead_of(wanted))
     return Devices(names, device_name, threads)
 
 
@@ -73,6 +73,13 @@ def resolve_devices(wanted: str) -> tuple[tuple[str, ...], str]:
             f"{' and '.join(sorted(models))} do not round alike; name devices of one model"
         )
     return tuple(found), models.pop()
+
+
+def instead_of(wanted: str) -> str:
+    """What to tell who asked for a device that another one stands in for; empty for all others."""
+    if wanted != "mps":
+        return ""
+    return "--device mps: it has no float64, which the figures need; computing on the CPU"
 
 
 @dataclass(frozen=True)

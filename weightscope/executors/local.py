@@ -67,6 +67,7 @@ class Local:
         device: Where the linear algebra runs.
         device_name: Its name for people.
         threads: Cores to use.
+        note: That it stands in for another one; empty where it does not.
     """
 
     device: str

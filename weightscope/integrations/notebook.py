@@ -52,7 +52,7 @@ def wide_html(found: Wide) -> str:
 def trajectory_html(found: Trajectory) -> str:
     """The first metric of a trajectory over its steps, and what happened as a whole."""
     metric = (*found.metrics, "alpha")[0]
-    return notebook.render(trajectory_report(found, found.summary, metric, MOST_ROWS))
+    return notebook.render(trajectory_report(found, found.summary, metric, top=MOST_ROWS))
 
 
 def _band(row: Row) -> Cell:

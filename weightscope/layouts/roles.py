@@ -10,31 +10,10 @@ import re
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from weightscope import columns
 from weightscope.layouts.wrappers import unwrapped
 
-ROLES = (
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_o",
-    "attn_kv",
-    "attn_qkv",
-    "mlp_gate",
-    "mlp_up",
-    "mlp_down",
-    "mlp_gate_up",
-    "expert_gate",
-    "expert_up",
-    "expert_down",
-    "expert_gate_up",
-    "router",
-    "embedding",
-    "position",
-    "lm_head",
-    "conv",
-    "norm",
-    "other",
-)
+ROLES = tuple(columns.ROLES)
 OUTSIDE_BLOCKS = frozenset({"embedding", "position", "lm_head", "norm"})
 """Roles that stay out of model averages and of WeLore's fit."""
 VOCABULAR = frozenset({"embedding", "lm_head"})

@@ -49,11 +49,13 @@ COLUMNS = (
         "alpha_method",
         "text",
         "which fit: ks, ks-small-sample, mid, peak, peak-fixed, tpl, etpl",
-        reading="ks searches every eigenvalue; mid takes the median as xmin (TempBalance); peak "
-        "searches below 1.5 times the density's peak, as coded by AlphaPruning and FARMS; "
-        "ks-small-sample is ks with the (n - 1) estimator below 20 eigenvalues; tpl is a power law "
-        "with exponential cutoff, its xmin from all tails of at least 8; etpl the same with xmin "
-        "around the density's peak.",
+        reading="ks: the xmin of all eigenvalues with the smallest KS distance\n"
+        "ks-small-sample: ks with the (n - 1) estimator, below 20 eigenvalues\n"
+        "mid: xmin is the median (TempBalance)\n"
+        "peak: ks below 1.5 times the density's peak, as coded by AlphaPruning and FARMS\n"
+        "peak-fixed: ks around the density's peak, as they describe it\n"
+        "tpl: a power law with exponential cutoff, its xmin from all tails of at least 8\n"
+        "etpl: tpl with xmin around the density's peak",
     ),
     Column(
         "alpha_stderr",

@@ -28,7 +28,16 @@ COLUMNS = (
         "15 grids "
         "differ by 0.3 on average.",
     ),
-    Column("farms_method", "text", "fit of the pooled eigenvalues: ks, mid, peak", source=_SOURCE),
+    Column(
+        "farms_method",
+        "text",
+        "fit of the pooled eigenvalues: ks, mid, peak",
+        reading="\n".join(
+            f"{fit}: as in alpha_method, of the eigenvalues of all windows together"
+            for fit in ("ks", "ks-small-sample", "mid", "peak", "peak-fixed")
+        ),
+        source=_SOURCE,
+    ),
     Column(
         "alpha_farms_sd",
         "number",

@@ -22,7 +22,9 @@ COLUMNS = (
         "gram-dsyevd: the same by OpenBLAS instead of MKL, where that is faster: "
         "order 257 to 1599 on processors that are not Intel's\n"
         "svdvals: a direct SVD, where that was not enough or failed\n"
-        "numpy-svd: where both failed",
+        "small-svdvals: a direct SVD, because the matrix is small\n"
+        "numpy-svd: where both failed\n"
+        "factors-qr: of an adapter's update, from its factors without their product",
         caution="On another device the last digits differ.",
         noise="as for any other matrix",
         source="LAPACK syevd, gesdd; cuSOLVER on a GPU",

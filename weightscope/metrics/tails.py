@@ -21,12 +21,16 @@ COLUMNS = (
         "text",
         "law that describes the tail best: power_law, exponential, lognormal, "
         "stretched_exponential or truncated_power_law",
-        formula="maximum likelihood of each on the tail found for alpha (l >= alpha_xmin)",
+        formula="maximum likelihood of each on the tail found for alpha (l >= alpha_xmin). A rival "
+        "is named only where it beats the power law with p < 0.1 (Vuong's test; for the truncated "
+        "power law, in which the power law is nested, the likelihood ratio as chi-square); of "
+        "several the one with the largest likelihood, less ln(n) / 2 for every parameter",
         range="one of the five",
-        reading="A rival is named only where it beats the power law with p < 0.1 (Vuong's test; "
-        "for the truncated power law, in which the power law is nested, the likelihood ratio as "
-        "chi-square); of several the one with the largest likelihood, less ln(n) / 2 for every "
-        "parameter. Otherwise power_law, which then is not rejected, not proved.",
+        reading="power_law: no rival beats it, so it is not rejected, which is no proof\n"
+        "exponential: exp(-lambda l), which has a scale of its own and no heavy tail\n"
+        "lognormal: the logarithms of the eigenvalues are normal\n"
+        "stretched_exponential: exp(-(lambda l)^beta), the tail of Weibull's law\n"
+        "truncated_power_law: l^-alpha exp(-lambda l), a power law that bends away",
         caution="Below 50 tail points most rivals go unnoticed, and several hundred are needed to "
         "tell them from each other. A true power law is rejected in up to one case of ten. The "
         "tests assume independent points; eigenvalues repel.",

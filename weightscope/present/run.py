@@ -13,7 +13,8 @@ from weightscope.run import Run
 from weightscope.sampling import statement
 from weightscope.settings import QUANT_BITS
 from weightscope.share import Share
-from weightscope.text import count_of, short
+from weightscope.summary import ANALYSED
+from weightscope.text import count_of, short, shortened
 
 BAND_STYLES: dict[str, Style] = {"very-heavy": "extreme", "heavy": "good", "weak": "warn"}
 
@@ -254,6 +255,29 @@ def untrained(run: Run) -> list[str]:
     ]
 
 
+def unanalysed(run: Run) -> str:
+    """Why a run says nothing about its model; empty where it does.
+
+    Degenerate matrices are findings. A part of a model is judged with the whole, and a run that
+    was stopped when it is continued.
+    """
+    if run.share is not None or run.summary["stopped"] is not None:
+        return ""
+    if not run.rows:
+        only = _left_out(run.summary)
+        only = f", only {only}" if only else ""
+        return f"no matrix to analyse{only}; name a file that holds weights"
+    statuses = set(run.summary["status"])
+    if statuses & {"ok", "fused"} or statuses <= ANALYSED:
+        return ""
+    example = next(row for row in run.rows if row["status"] not in ANALYSED)
+    reason = str(example["reason"]).removesuffix(".")
+    return (
+        f"no matrix could be analysed ({_not_ok(run.summary)}), as {shortened(example['name'])}: "
+        f"{reason}; check what wrote it"
+    )
+
+
 def portion_statement(share: Share, planned: int, whole: int) -> str:
     """What every output of a part of a model has to say."""
     label = share.label[0].upper() + share.label[1:]
@@ -305,15 +329,23 @@ def _coverage(summary: Any) -> str:
         f"{summary['analysed']} of {count_of(summary['matrices'], 'matrix')} analysed, "
         f"{share:.1f}% of {total:,} parameters"
     )
+    left, status = _left_out(summary), _not_ok(summary)
+    text += f"; not analysed: {left}" if left else ""
+    return text + (f"; not ok: {status}." if status else ".")
+
+
+def _left_out(summary: Any) -> str:
+    """Tensors that have no row."""
     left = [
         (summary["vectors"], "vector or scalar", "vectors and scalars"),
         (summary["integer_tensors"], "integer tensor", ""),
         (summary["filtered"], _FILTERED, _FILTERED.replace("tensor", "tensors")),
     ]
-    counted = ", ".join(count_of(n, one, many) for n, one, many in left if n)
-    status = ", ".join(f"{n} {code}" for code, n in summary["status"].items() if code != "ok")
-    text += f"; not analysed: {counted}" if counted else ""
-    return text + (f"; not ok: {status}." if status else ".")
+    return ", ".join(count_of(n, one, many) for n, one, many in left if n)
+
+
+def _not_ok(summary: Any) -> str:
+    return ", ".join(f"{n} {code}" for code, n in summary["status"].items() if code != "ok")
 
 
 def _welore_sentence(fit: Any) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from weightscope.evaluate import Row
+from weightscope.outcome import Value
 from weightscope.present.comparison import not_shown
+from weightscope.present.run import sorted_rows
 from weightscope.report import Block, Cell, Paragraph, Report, Table
 from weightscope.text import short
-from weightscope.trajectory import Trajectory, sentences_of
+from weightscope.trajectory import Trajectory, change_rows, sentences_of
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 
@@ -26,15 +29,26 @@ def sparkline(values: Sequence[float | None]) -> str:
     )
 
 
-def trajectory_report(found: Trajectory, summary: Any, metric: str, top: int | None) -> Report:
-    """One line per matrix, then what happened."""
-    names = found.names[:top]
+def trajectory_report(
+    found: Trajectory, summary: Any, metric: str, sort: str | None = None, top: int | None = None
+) -> Report:
+    """One line per matrix, then what happened.
+
+    Args:
+        found: The runs.
+        summary: Of ``summarise``.
+        metric: What the lines show.
+        sort: One of ``CHANGE_COLUMNS``, as ``sorted_rows`` takes it; None for the runs' order.
+        top: Show at most so many lines.
+    """
+    known = [row for row in change_rows(found, metric) if row["first"] is not None]
+    shown = sorted_rows(known, sort)[:top]
     blocks: list[Block] = [
         Paragraph(f"Step {step} is {run.share.label} of {run.name}.", "warn")
         for step, run in zip(found.steps, found.runs, strict=True)
         if run.share
     ]
-    blocks += [_lines(found, names, metric), *not_shown(len(names), len(found.names))]
+    blocks += [_lines(found, shown, metric), *not_shown(len(shown), len(known))]
     blocks += trajectory_summary(found, summary)
     title = f"{metric} over {len(found.steps)} steps: {', '.join(map(str, found.steps))}"
     return Report(title, tuple(blocks))
@@ -45,24 +59,23 @@ def trajectory_summary(found: Trajectory, summary: Any) -> list[Block]:
     return [_medians(found, summary), *map(Paragraph, sentences_of(summary))]
 
 
-def _lines(found: Trajectory, names: Sequence[str], metric: str) -> Table:
-    rows = []
-    for name in names:
-        values = found.values(name, metric)
-        known = [value for value in values if value is not None]
-        if known:
-            change = known[-1] - known[0]
-            rows.append(
-                (
-                    Cell(name.removesuffix(".weight")),
-                    Cell(sparkline(values)),
-                    Cell(short(known[0])),
-                    Cell(short(known[-1])),
-                    Cell(("+" if change > 0 else "") + short(change)),
-                )
-            )
+def _lines(found: Trajectory, rows: Sequence[Row], metric: str) -> Table:
+    lines = tuple(
+        (
+            Cell(str(row["name"]).removesuffix(".weight")),
+            Cell(sparkline(found.values(str(row["name"]), metric))),
+            Cell(short(row["first"])),
+            Cell(short(row["last"])),
+            Cell(_signed(row["change"])),
+        )
+        for row in rows
+    )
     headers = ("name", metric, "first", "last", "change")
-    return Table("", headers, tuple(rows), (False, False, True, True, True))
+    return Table("", headers, lines, (False, False, True, True, True))
+
+
+def _signed(change: Value) -> str:
+    return ("+" if isinstance(change, float) and change > 0 else "") + short(change)
 
 
 def _medians(found: Trajectory, summary: Any) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import IO, Literal
 
 from rich import box
@@ -13,8 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from weightscope.outputs import writing_stdout
-from weightscope.report import Block, Paragraph, Report, Style, Table
-from weightscope.text import printable
+from weightscope.report import Block, Cell, Paragraph, Report, Style, Table
+from weightscope.text import cut, fitted, printable
 
 _STYLES: dict[Style, str] = {
     "": "",
@@ -59,18 +60,63 @@ def _text(block: Paragraph) -> Text:
 
 def _print_table(table: Table, console: Console) -> None:
     """The table, without as many of its droppable columns as the page is too narrow for."""
-    widths = {i: _width(table, i) for i in range(len(table.headers))}
-    for name in table.droppable:
-        if _total(widths) <= console.width:
-            break
-        if name in table.headers:
-            widths.pop(table.headers.index(name), None)
-    many_lines = any("\n" in row[i].text for row in table.rows for i in widths)
-    if many_lines or _total(widths) > console.width:
+    widths, remark = _kept(table, console.width), ""
+    if any("\n" in row[i].text for row in table.rows for i in widths):
+        console.print(_wrapping(table, list(widths)))
+        return
+    if _total(widths) > console.width:
+        table, remark = _compact(table, console.width)
+        widths = _kept(_without_headings(table), console.width)
+    if _total(widths) > console.width:
         console.print(_wrapping(table, list(widths)))
     else:
         # by hand: laying out thousands of cells takes rich seconds
         console.print(_aligned(table, widths), no_wrap=True, soft_wrap=True)
+    if remark:
+        console.print(Text(printable(remark), style="dim"))
+
+
+def _kept(table: Table, page: int) -> dict[int, int]:
+    """Columns that are shown, and their widths: those that can be dropped go first."""
+    widths = {i: _width(table, i) for i in range(len(table.headers))}
+    for name in table.droppable:
+        if _total(widths) <= page:
+            break
+        if name in table.headers:
+            widths.pop(table.headers.index(name), None)
+    return widths
+
+
+def _is_heading(row: tuple[Cell, ...]) -> bool:
+    """Whether a line has nothing beside its first cell, which may then be as wide as the page."""
+    return len(row) > 1 and not any(cell.text for cell in row[1:])
+
+
+def _without_headings(table: Table) -> Table:
+    return replace(table, rows=tuple(row for row in table.rows if not _is_heading(row)))
+
+
+def _compact(table: Table, page: int) -> tuple[Table, str]:
+    """The table with shorter names in its first column, as far as it has names, and a remark."""
+    lines = _without_headings(table)
+    widths = _kept(lines, page)
+    room = page - (_total(widths) - widths.get(0, 0))
+    whole = [printable(row[0].text) for row in table.rows]
+    names, shared = [printable(row[0].text) for row in lines.rows], ""
+    if not any(" " in name for name in names) and max(map(cell_len, names), default=0) > room:
+        names, shared = fitted(names, room)
+    left = iter(names)
+    short = [
+        cut(name, page - 1) if _is_heading(row) else next(left)
+        for name, row in zip(whole, table.rows, strict=True)
+    ]
+    remark = f"… at the beginning of a name stands for {shared} " if shared else ""
+    if short != whole:
+        remark += "Names are shortened to fit the page; CSV and JSON have them whole."
+    rows = [
+        (replace(row[0], text=name), *row[1:]) for name, row in zip(short, table.rows, strict=True)
+    ]
+    return replace(table, rows=tuple(rows)), remark
 
 
 def _total(widths: dict[int, int]) -> int:
@@ -90,6 +136,9 @@ def _aligned(table: Table, widths: dict[int, int]) -> Text:
             )
         text.append("\n " + "\u2500" * (_total(widths) - 1) + "\n")
     for row in table.rows:
+        if _is_heading(row) and cell_len(row[0].text) > widths[0]:
+            text.append(f" {printable(row[0].text)}\n", _STYLES[row[0].style])
+            continue
         for i, width in widths.items():
             cell = _padded(printable(row[i].text), width, table.numeric[i])
             text.append(_gap(i, widths) + cell, _STYLES[row[i].style])
