@@ -326,3 +326,17 @@ def test_vuongs_statistic_of_a_hand_example() -> None:
     )
     assert found.normalised == pytest.approx(normalised, rel=1e-12)
     assert found.p == pytest.approx(erfc(abs(normalised) / sqrt(2)), rel=1e-12)
+
+
+def test_a_tail_of_any_width_has_an_exponential_rival() -> None:
+    """Eigenvalues from 1e-300 to 1e300, where e^u alone would overflow; likelihoods in logs."""
+    exponents = np.linspace(-300, 300, 25)
+    found = compare(10.0**exponents)
+    u = (exponents - exponents[0]) * np.log(10)
+    log_excess = np.array([v + np.log(-np.expm1(-v)) if v else -np.inf for v in u])
+    log_mean = np.logaddexp.reduce(log_excess) - np.log(len(u))
+    exponential = -log_mean * len(u) + u.sum() - len(u)
+    power = -len(u) * np.log(u.mean()) - len(u)
+    ratio = next(r for r in found.ratios if r.rival == "exponential")
+    assert ratio.llr == pytest.approx(power - exponential, rel=1e-12)
+    assert ratio.parameters["log_lambda"] == pytest.approx(-log_mean, rel=1e-12)

@@ -40,7 +40,6 @@ from weightscope.summary import MEDIANS
 from weightscope.tensor import DTYPES
 
 SIZE = whole(1)
-POSITIVE = number(above=0)
 AT_LEAST_0 = number(least=0)
 COUNTS = by_name(COUNT)
 
@@ -152,7 +151,7 @@ SPECTRUM = entries(
 POWER_LAW = entries(
     {
         **dict.fromkeys(("alpha", "ks", "stderr"), NUMBER),
-        "xmin": POSITIVE,
+        "xmin": AT_LEAST_0,
         "n_tail": COUNT,
         "method": text,
     },
@@ -306,8 +305,8 @@ def _of_kind(column: Column) -> Check:
     if interval is None:
         return NUMBER
     least, most = (_bound(end) for end in interval.groups()[1:])
-    if interval[1] == "(" or not least:  # logarithms and roots are taken of it
-        return number(least, above=least if interval[1] == "(" else -inf, most=most + _SLACK)
+    if interval[1] == "(" or not least:  # roots are taken of it; what is above 0 may underflow
+        return number(least, most=most + _SLACK)
     return number(least - _SLACK, most=most + _SLACK)
 
 

@@ -83,7 +83,7 @@ def fit_power_law(
             f"{len(values)} eigenvalues above the floor are too few for a power-law fit",
             f"at least {SMALLEST_SAMPLE} are needed",
         )
-    if values[-1] / values[0] - 1 < 1e-6:
+    if values[-1] < (1 + 1e-6) * values[0]:
         return Failure("all eigenvalues are equal, so the exponent is undefined")
     if method == "mid":
         return _fit_at(values, len(values) // 2, "mid")

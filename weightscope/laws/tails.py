@@ -26,6 +26,7 @@ SIGNIFICANT = 0.1
 POWER_LAW = "power_law"
 _SAME = 1e-10
 """Two laws that differ by less per point differ by the rounding of their normalisers."""
+_LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,11 @@ def _power_law(u: FloatArray) -> FloatArray:
 
 
 def _exponential(u: FloatArray) -> Law:
-    excess = np.expm1(u)
-    rate = 1 / float(excess.mean())
-    return Law({"log_lambda": log(rate)}, log(rate) + u - rate * excess)
+    top = max(float(u.max()) - _LARGEST_EXPONENT, 0.0)
+    # e^u - 1 over e^top, which cannot overflow
+    excess = np.exp(u - top) - np.exp(-top) if top else np.expm1(u)
+    log_rate = -log(float(excess.mean())) - top
+    return Law({"log_lambda": log_rate}, log_rate + u - excess / float(excess.mean()))
 
 
 def _bent(u: FloatArray, bend: Bend) -> tuple[float, float, FloatArray]:
