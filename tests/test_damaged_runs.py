@@ -170,7 +170,7 @@ CASES = [
         3,
         "alpha",
         [2.5],
-        "line 3: alpha is a list, where a number of at least 1 belongs",
+        "line 3: alpha is a list, where a number",
     ),
     ("table.jsonl", 3, "alpha", 0.5, "line 3: alpha is 0.5, where a number of at least 1 belongs"),
     ("table.jsonl", 3, "alpha", ..., "line 3: it has no 'alpha'"),
