@@ -22,15 +22,19 @@ GROWTH = """
 import torch
 from weightscope.executors.allocator import give_back_large_blocks
 
-give_back_large_blocks()
-torch.ones(31 << 20, dtype=torch.uint8)  # what blocks of up to this size do from now on, else
+def status(name):
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines[name].split()[0]) >> 10
+
+asked = give_back_large_blocks()
+before = status("VmRSS")
+torch.ones(31 << 20, dtype=torch.uint8)  # blocks of up to this size come from heaps else, now on
 kept = []
-for size in range(40):
+for size in range(60):
     block = torch.ones(6 + size // 4 << 20, dtype=torch.uint8)
     kept.append(torch.ones(100_000, dtype=torch.uint8))
     del block
-status = dict(line.split(":") for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) >> 10)
+print(asked, status("VmHWM") - before)
 """
 
 
@@ -43,13 +47,12 @@ def asked_anew() -> Iterator[None]:
 
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 def test_holes_of_large_blocks_do_not_add_up() -> None:
-    peaks = []
-    for variables in ({}, {"MALLOC_MMAP_THRESHOLD_": str(32 << 20)}):
-        command = [sys.executable, "-c", GROWTH]
-        environment = {**os.environ, **variables}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        peaks.append(int(done.stdout))
-    assert peaks[0] + 50 < peaks[1]
+    """Whether they would depends on the layout: by 400 MiB, in every second process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    command = [sys.executable, "-c", GROWTH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    asked, growth = done.stdout.split()
+    assert asked == "True" and int(growth) < 31 + 6 + 16
 
 
 def test_other_c_libraries_and_the_user_s_own_choice_are_left_alone(

@@ -110,6 +110,7 @@ def check_sentence(text: str, model: str) -> None:
 
 def is_barren(table: str) -> bool:
     """Whether no row of a table has figures, and not because all its weights are degenerate."""
+    csv.field_size_limit(1 << 24)  # some names are long
     statuses = {row["status"] for row in csv.DictReader(io.StringIO(table))}
     degenerate = {"zero", "constant", "rank_one", "too_few"}
     return not statuses or not (statuses & {"ok", "fused"} or statuses <= degenerate)
