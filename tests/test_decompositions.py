@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from weightscope.decompositions import entries, farms, gram
 from weightscope.decompositions.entries import abs_max, count_nonfinite, entry_statistics
 from weightscope.decompositions.farms import Windows, shared_grams, window_spectra, windows_for
-from weightscope.decompositions.full import EVAL_ERROR
+from weightscope.decompositions.full import EVAL_ERROR, full_spectrum
 from weightscope.decompositions.gram import TWO_STAGE, add_gram, gram_evals, long_side_blocks
 from weightscope.decompositions.openblas import loaded
 from weightscope.recipe import Farms
@@ -145,6 +145,18 @@ def test_shared_products_take_fewer_rows_than_windows_have(
     assert sum(rows) == 1553 + 2 * 298 + 4 * 149
 
 
+@pytest.mark.parametrize("shape", [(700, 300), (300, 700)])
+def test_spectra_record_the_routine_and_agree_with_a_direct_svd(
+    shape: tuple[int, int], library: str
+) -> None:
+    matrix = gaussian(*shape)
+    found = full_spectrum([matrix], entry_statistics([matrix], DTYPES["F64"]))
+    expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    np.testing.assert_allclose(found.singular_values, expected, rtol=1e-12)
+    routine = "dsyevd" if library == "OpenBLAS" else "eigvalsh"
+    assert found.solver == f"gram-{routine}-float64"
+
+
 def test_the_library_depends_on_shape_and_processor(library: str) -> None:
     used: list[str] = []
     openblas = gram.faster_than_mkl()
@@ -155,9 +167,10 @@ def test_the_library_depends_on_shape_and_processor(library: str) -> None:
             for rows, M, N in ((300, 129, 300), (300, 128, 300), (2, 1000, 600_001)):
                 add_gram(torch.zeros(M, M).double(), torch.zeros(rows, M).double(), N)
     solvers = [gram.solver_of(n, torch.device("cpu")) for n in (256, 257, 1599, 1600)]
-    small = "dsyevd" if library == "OpenBLAS" else "eigvalsh"
-    assert solvers == ["eigvalsh", small, small, "eigvalsh"]
-    assert gram.solver_of(300, torch.device("cuda")) == "eigvalsh"
+    usual = "gram-eigvalsh-float64"
+    small = "gram-dsyevd-float64" if library == "OpenBLAS" else usual
+    assert solvers == [usual, small, small, usual]
+    assert gram.solver_of(300, torch.device("cuda")) == usual
     assert used == (["dsyrk"] if library == "OpenBLAS" else [])
 
 

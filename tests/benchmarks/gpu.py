@@ -26,14 +26,10 @@ from timing import Cost, call, in_turn, ratio, shown
 
 import weightscope
 from weightscope.decompositions.farms import window_spectra, windows_for
+from weightscope.executors.local import is_gpu
 from weightscope.recipe import EvalFloor, farms_preset
 
 BUSY = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "250"]
-
-
-def is_gpu(device: str) -> bool:
-    """Whether there is something to wait for and to watch."""
-    return torch.device(device).type == "cuda"
 
 
 def finished(device: str) -> None:

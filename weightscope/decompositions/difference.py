@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from weightscope.decompositions.entries import abs_max, scale_for, storage_floor
-from weightscope.decompositions.full import EVAL_ERROR, solve_gram
+from weightscope.decompositions.full import EVAL_ERROR, gram_of, solve_gram
 from weightscope.decompositions.gram import add_gram, long_side_blocks, solver_of
 from weightscope.difference import Difference, Facts
 from weightscope.spectrum import Spectrum
@@ -107,9 +107,7 @@ def _delta_spectrum(a: torch.Tensor, b: torch.Tensor) -> Spectrum:
         add_gram(gram, y - x, max(a.shape))
     values = solve_gram(gram)
     resolution = float(values[0]) * EVAL_ERROR**0.5
-    return Spectrum(
-        values, max(a.shape), M, 1, resolution, 1.0, f"gram-{solver_of(M, a.device)}-float64"
-    )
+    return Spectrum(values, max(a.shape), M, 1, resolution, 1.0, solver_of(M, a.device))
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -182,11 +180,7 @@ def _with_subspaces(change: Difference, a: torch.Tensor, b: torch.Tensor) -> Dif
 
 def _leading(matrix: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Leading singular vectors of the short side (M, k) and of the long side (N, k)."""
-    M = min(matrix.shape)
-    gram = torch.zeros(M, M, dtype=torch.float64, device=matrix.device)
-    for (block,) in _blocks(matrix):
-        add_gram(gram, block, max(matrix.shape))
-    evals, vectors = torch.linalg.eigh(gram, UPLO="L")
+    evals, vectors = torch.linalg.eigh(gram_of(matrix, 1.0), UPLO="L")
     short = vectors[:, -k:].flip(-1)
     scale = evals[-k:].flip(-1).clamp(min=torch.finfo(torch.float64).tiny).sqrt()
     long = torch.cat([block @ short for (block,) in _blocks(matrix)]) / scale

@@ -137,8 +137,8 @@ def _checked(found: Spectrum, energy: tuple[float, float]) -> Spectrum:
 
 def _by_gram(slices: list[torch.Tensor], scale: float) -> Spectrum:
     values = [solve_gram(gram_of(matrix, scale)) for matrix in slices]
-    routine = solver_of(min(slices[0].shape), slices[0].device)
-    pooled = _pooled(values, slices[0].shape, f"gram-{routine}-float64")
+    solver = solver_of(min(slices[0].shape), slices[0].device)
+    pooled = _pooled(values, slices[0].shape, solver)
     resolution = pooled.largest * EVAL_ERROR**0.5
     if not pooled.smallest:
         return replace(pooled, resolution=resolution, relative_error=1.0)

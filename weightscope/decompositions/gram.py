@@ -87,8 +87,9 @@ def _add_by_halves(total: torch.Tensor, block: torch.Tensor) -> None:
 
 
 def solver_of(n: int, device: torch.device) -> str:
-    """The routine that ``gram_evals`` takes for matrices of order n."""
-    return "dsyevd" if n in _ONE_THREAD_ORDERS and _one_thread(device) else "eigvalsh"
+    """The routine that ``gram_evals`` takes for matrices of order n, as spectra record it."""
+    routine = "dsyevd" if n in _ONE_THREAD_ORDERS and _one_thread(device) else "eigvalsh"
+    return f"gram-{routine}-float64"
 
 
 def gram_evals(grams: torch.Tensor) -> torch.Tensor:
