@@ -19,7 +19,7 @@ COLUMNS = (
         range="method-precision-device",
         reading="gram-eigvalsh: eigenvalues of W^T W in float64, good to 4e-8 of the largest "
         "singular value\n"
-        "gram-dsyevd: the same by OpenBLAS instead of MKL, where that is faster: "
+        "gram-dsyevd: as gram-eigvalsh, by OpenBLAS instead of MKL, where that is faster: "
         "order 257 to 1599 on processors that are not Intel's\n"
         "svdvals: a direct SVD, where that was not enough or failed\n"
         "small-svdvals: a direct SVD, because the matrix is small\n"
